@@ -1,0 +1,39 @@
+"""`python -m analysis STUDY`: analyse a study from its record alone."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from analysis.report import write_report
+from analysis.table import AnalysisError, read_record
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the tables, figures and report of a study; 0, or 2 with one line of explanation."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis",
+        description="Write tables, figures, the Pareto front and an HTML report of a study, from the MLflow record alone.",
+    )
+    parser.add_argument("study", help="name of the study (its MLflow experiment)")
+    parser.add_argument("--store", type=Path, default=Path("runs"), help="folder of the record (default: ./runs)")
+    parser.add_argument("--tracking-uri", help="MLflow tracking URI, where it is not STORE/mlflow.db")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: STORE/reports/STUDY)")
+    options = parser.parse_args(arguments)
+    uri = options.tracking_uri or f"sqlite:///{options.store.expanduser().resolve() / 'mlflow.db'}"
+    out = options.out or options.store / "reports" / options.study
+    command = shlex.join(["python", "-m", "analysis", *(arguments if arguments is not None else sys.argv[1:])])
+    try:
+        record = read_record(uri, options.study)
+        report = write_report(record, out, command)
+    except AnalysisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(record.trials)} trials, {len(record.replicates)} networks, {len(report.fits)} fitted curves")
+    print(f"report: {report.page}")
+    print(f"tables and figures: {report.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

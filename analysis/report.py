@@ -1,0 +1,141 @@
+"""One self-contained HTML page, and beside it every table and figure as a file."""
+
+import base64
+import io
+import json
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.figures import draw_complexity, draw_tradeoff
+from analysis.pareto import as_optuna_study, draw_pareto_front, front_table, pareto_optimal
+from analysis.scaling import COMPLEXITIES, Fit, compare_with_baseline, find_sweeps, fit_curve
+from analysis.table import PLACE, AnalysisError, StudyRecord
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, and the tables in it."""
+
+    folder: Path
+    page: Path
+    front: pd.DataFrame  # the Pareto-optimal trials
+    fits: list[Fit]
+    comparisons: pd.DataFrame  # each weight of each sweep against its baseline
+
+
+def write_report(record: StudyRecord, folder: Path, command: str) -> Report:
+    """Write tables (CSV and Parquet), figures (PNG and PDF), the Pareto front and report.html into `folder`.
+
+    `command` is what makes the report again; the page names it.
+
+    Raises:
+        AnalysisError: the folder cannot be written.
+    """
+    sweeps = find_sweeps(record)
+    fits = [fit for sweep in sweeps for measure in COMPLEXITIES if (fit := fit_curve(sweep, measure)) is not None]
+    compared = [table for sweep in sweeps if not (table := compare_with_baseline(record, sweep)).empty]
+    comparisons = pd.concat(compared, ignore_index=True) if compared else pd.DataFrame()
+    optuna_study = as_optuna_study(record)
+    optimal = pareto_optimal(optuna_study)
+    front = front_table(record, optimal)
+    pareto = draw_pareto_front(optuna_study)
+    figures = {"complexity": draw_complexity(record, sweeps, fits), "tradeoff": draw_tradeoff(record, optimal)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_tables(record, fits, comparisons, folder)
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png")
+            figure.savefig(folder / f"{name}.pdf")
+        if pareto is not None:
+            pareto.write_html(folder / "pareto.html", include_plotlyjs=True)
+        page = folder / "report.html"
+        context = _context(record, figures, fits, comparisons, front, command)
+        pareto_html = pareto.to_html(full_html=False, include_plotlyjs=True) if pareto is not None else None
+        page.write_text(_template().render(**context, pareto=pareto_html), encoding="utf-8")
+    except OSError as error:
+        raise AnalysisError(f"the report cannot be written to {folder}: {error.strerror}. Name another --out.") from error
+    return Report(folder, page, front, fits, comparisons)
+
+
+def _write_tables(record: StudyRecord, fits: list[Fit], comparisons: pd.DataFrame, folder: Path) -> None:
+    for name, table in (("replicates", record.replicates), ("trials", record.trials), ("comparisons", comparisons)):
+        table.to_csv(folder / f"{name}.csv", index=False)
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    _fit_table(fits).to_csv(folder / "fits.csv", index=False)
+
+
+def _context(
+    record: StudyRecord,
+    figures: dict[str, Figure],
+    fits: list[Fit],
+    comparisons: pd.DataFrame,
+    front: pd.DataFrame,
+    command: str,
+) -> dict[str, Any]:
+    tags, trials = record.tags, record.trials
+    return {
+        "study": record.study,
+        "question": tags.get("question", ""),
+        "task": tags.get("task", ""),
+        "validation_split": tags.get("validation_split", ""),
+        "trials": len(trials),
+        "networks": len(record.replicates),
+        "statuses": trials["status_detail"].value_counts().to_dict(),
+        "verdicts": trials["rlct_verdict"].value_counts().to_dict(),
+        "objectives": record.objectives,
+        "images": {name: _as_data_uri(figure) for name, figure in figures.items()},
+        "fits": [asdict(fit) for fit in fits],
+        "comparisons": comparisons.to_dict("records"),
+        "front": trial_cells(record, front),
+        "all_trials": trial_cells(record, trials),
+        "protocol": json.loads(tags["protocol"]),
+        "environment": {
+            name: value
+            for name, value in sorted(tags.items())
+            if name.startswith(("version.", "driver.")) or name in ("platform", "git_commit", "data_digest")
+        },
+        "command": command,
+    }
+
+
+def trial_cells(record: StudyRecord, trials: pd.DataFrame) -> list[dict[str, str]]:
+    """The rows of a trial table as text: place, measures with 95 % intervals, status, verdict."""
+    measures = (record.accuracy, *COMPLEXITIES)
+    return [
+        {name: f"{trial[name]:g}" if name == "aux_weight" else str(trial[name]) for name in PLACE}
+        | {name: with_interval(trial[name], trial[f"{name}_ci95"]) for name in measures}
+        | {"status": trial["status_detail"], "rlct_verdict": trial["rlct_verdict"]}
+        for trial in trials.to_dict("records")
+    ]
+
+
+def with_interval(value: float, half_width: float) -> str:
+    """'0.2613 ± 0.0045': the value to the digits that its interval warrants."""
+    if pd.isna(value):
+        return "–"
+    if pd.isna(half_width) or half_width == 0:
+        return f"{value:.4g}"
+    digits = max(0, min(6, 1 - int(f"{half_width:e}".partition("e")[2])))
+    return f"{value:.{digits}f} ± {half_width:.{digits}f}"
+
+
+def _fit_table(fits: list[Fit]) -> pd.DataFrame:
+    return pd.DataFrame([{name: value for name, value in vars(fit).items() if name != "curve"} for fit in fits])
+
+
+def _as_data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["interval"] = with_interval
+    return environment.from_string((resources.files("analysis") / "report.html.j2").read_text(encoding="utf-8"))

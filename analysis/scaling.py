@@ -1,0 +1,147 @@
+"""Complexity against weight: sweeps within a study, and the curve fitted to each.
+
+A sweep is a set of trials that differ in aux_weight alone. The curve is a shifted power law,
+
+    y(w) = y0 · (1 + w / w0)^(−α),
+
+finite at the baseline w = 0 and a power law w^(−α) far above w0. α > 0: the measure falls with the weight.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from lmfit import Model
+
+from analysis.statistics import Difference, paired_difference
+from analysis.table import StudyRecord
+
+COMPLEXITIES = ("weight_std", "rlct")
+# Three parameters are fitted: fewer weights than this would leave nothing to judge the fit by.
+FEWEST_WEIGHTS = 5
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Trials of one network and target at different weights, the baseline among them if there is one."""
+
+    label: str
+    trials: pd.DataFrame
+
+    @property
+    def included(self) -> pd.DataFrame:
+        """The trials that a curve is fitted to: collapsed and diverged networks are not simple, they are broken."""
+        return self.trials[self.trials["status_detail"] == "ok"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted curve of one measure over one sweep."""
+
+    sweep: str
+    measure: str
+    weights: int  # points fitted
+    y0: float
+    y0_se: float
+    w0: float
+    w0_se: float
+    alpha: float
+    alpha_se: float
+    reduced_chi_square: float
+    # Second-order Akaike criterion of the best constant minus the curve's: above 0 the curve describes the data better.
+    aicc_gain: float
+    curve: pd.DataFrame  # aux_weight, value, and low, high of the 95 % band
+
+
+def find_sweeps(record: StudyRecord) -> list[Sweep]:
+    """All sets of trials of one network and target with at least FEWEST_WEIGHTS different weights."""
+    trials = record.trials
+    sweeps = []
+    for (layers, width), of_network in trials.groupby(["hidden_layers", "width"]):
+        baseline = of_network[of_network["target"] == "none"]
+        for target, of_target in of_network[of_network["target"] != "none"].groupby("target"):
+            together = pd.concat([baseline, of_target]).sort_values("aux_weight", ignore_index=True)
+            if together["aux_weight"].nunique() >= FEWEST_WEIGHTS:
+                sweeps.append(Sweep(f"{layers}×{width}, target {target}", together))
+    return sweeps
+
+
+def fit_curve(sweep: Sweep, measure: str) -> Fit | None:
+    """Fit the curve by least squares, each point weighted by its standard error; None where it cannot be done."""
+    points = sweep.included.dropna(subset=[measure])
+    weight, value = points["aux_weight"].to_numpy(float), points[measure].to_numpy(float)
+    if len(np.unique(weight)) < FEWEST_WEIGHTS or not (value > 0).all():
+        return None
+    error = points[f"{measure}_se"].to_numpy(float)
+    known = np.isfinite(error) & (error > 0)
+    # Few replicates give errors that are too small by chance: none counts for less than half of the typical one.
+    error = np.maximum(error, np.median(error[known]) / 2) if known.all() else np.full_like(value, value.std() or 1.0)
+    model = Model(shifted_power_law)
+    largest, smallest = weight.max(), weight[weight > 0].min()
+    parameters = model.make_params(
+        y0={"value": value[weight.argmin()], "min": 0},
+        # Outside these bounds the data cannot tell w0 from infinity or from 0.
+        w0={"value": math.sqrt(smallest * largest), "min": smallest / 10, "max": largest * 10},
+        alpha={"value": 0.1, "min": -5, "max": 5},
+    )
+    result = model.fit(value, parameters, weight=weight, weights=1 / error, scale_covar=False)
+    constant = np.average(value, weights=error**-2)
+    gain = _aicc(float((((value - constant) / error) ** 2).sum()), len(value), 1) - _aicc(
+        float(result.chisqr), len(value), 3
+    )
+    fitted = result.params
+    return Fit(
+        sweep=sweep.label, measure=measure, weights=len(value),
+        y0=fitted["y0"].value, y0_se=_error(fitted["y0"].stderr),
+        w0=fitted["w0"].value, w0_se=_error(fitted["w0"].stderr),
+        alpha=fitted["alpha"].value, alpha_se=_error(fitted["alpha"].stderr),
+        reduced_chi_square=float(result.redchi), aicc_gain=gain, curve=_curve(result, largest),
+    )  # fmt: skip
+
+
+def shifted_power_law(weight: np.ndarray, y0: float, w0: float, alpha: float) -> np.ndarray:
+    """y0 · (1 + weight / w0)^(−alpha)."""
+    return np.asarray(y0 * (1 + weight / w0) ** (-alpha))
+
+
+def compare_with_baseline(record: StudyRecord, sweep: Sweep) -> pd.DataFrame:
+    """For each weight of a sweep, the difference from the baseline seed by seed, with its 95 % interval."""
+    baseline = sweep.trials[sweep.trials["aux_weight"] == 0]
+    if baseline.empty:
+        return pd.DataFrame()
+    by_trial = {key: rows.set_index("seed") for key, rows in record.replicates.groupby("trial_key")}
+    reference = by_trial[baseline["trial_key"].iloc[0]]
+    rows = []
+    for _, trial in sweep.trials[sweep.trials["aux_weight"] > 0].iterrows():
+        for measure in (*COMPLEXITIES, record.accuracy):
+            difference: Difference | None = paired_difference(by_trial[trial["trial_key"]][measure], reference[measure])
+            if difference is not None:
+                rows.append(
+                    {"sweep": sweep.label, "aux_weight": trial["aux_weight"], "measure": measure,
+                     "baseline": float(reference[measure].mean()), "difference": difference.mean,
+                     "low": difference.low, "high": difference.high, "p_value": difference.p_value,
+                     "pairs": difference.pairs, "status_detail": trial["status_detail"]}
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _curve(result: "object", largest: float) -> pd.DataFrame:
+    from lmfit.model import ModelResult
+
+    assert isinstance(result, ModelResult)
+    weight = np.concatenate([[0.0], np.geomspace(largest / 1000, largest, 120)])
+    value = result.eval(weight=weight)
+    band = result.eval_uncertainty(weight=weight, sigma=0.95) if result.covar is not None else np.full_like(weight, np.nan)
+    return pd.DataFrame({"aux_weight": weight, "value": value, "low": value - band, "high": value + band})
+
+
+def _error(stderr: float | None) -> float:
+    return math.nan if stderr is None else float(stderr)
+
+
+def _aicc(chi_square: float, points: int, parameters: int) -> float:
+    """Akaike's criterion with the small-sample term (Hurvich and Tsai 1989), for known errors; infinite if undefined."""
+    if points - parameters - 1 <= 0:
+        return math.inf
+    return chi_square + 2 * parameters + 2 * parameters * (parameters + 1) / (points - parameters - 1)

@@ -1,0 +1,175 @@
+"""`python study/run.py`: understand the command line, plan, run what is missing, analyse, say where things are."""
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from study.errors import StudyError
+from study.options import DATA_VARIABLE, Options, parse_options
+from study.spec import named_studies
+from trainables.errors import ConfigError, DataError
+from trainables.tasks import TASKS, load_task
+
+EXIT_OK, EXIT_FAILED_TRIALS, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a study; 0 when all of it is done, 1 if trials failed, 2 for an error, 130 when interrupted."""
+    # The driver sends everything that libraries print into a log: keep a terminal of our own.
+    console = Console(file=os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"), soft_wrap=False)
+    try:
+        options = parse_options(arguments)
+        if options is None:
+            _print_named_studies(console)
+            return EXIT_OK
+        return _run(options, console)
+    except (StudyError, ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        command = shlex.join(["python", "study/run.py", *(sys.argv[1:] if arguments is None else arguments)])
+        console.print(f"\nInterrupted. Finished trials are kept; the same command runs the rest: {command}", markup=False)
+        return EXIT_INTERRUPTED
+
+
+def _run(options: Options, console: Console) -> int:
+    # Heavy imports only once the command line is known to be right.
+    import optuna
+
+    from study.plan import make_plan
+    from study.plan_view import print_plan
+    from study.record import Record
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    spec = options.spec
+    console.print(f"[bold]{spec.name}[/bold]: {spec.question}" if spec.question else f"[bold]{spec.name}[/bold]")
+    record = Record(options.stores, spec.name)
+    plan = make_plan(spec, load_task(spec.task, options.data), record)
+    if options.plan_only:
+        print_plan(plan, options, console)
+        return EXIT_OK
+    failures = 0
+    if plan.remaining == 0:
+        console.print(f"All {plan.trials} trials are finished already: nothing to run.")
+    else:
+        from study.execute import execute
+        from study.progress import StudyProgress
+
+        done = f"{len(plan.finished)} of {plan.trials} trials are finished, " if plan.finished else ""
+        console.print(
+            f"{done}{plan.remaining} to run, {spec.replicates} replicates each. Log: "
+            f"{_shown(options.stores.log_file(spec.name))}"
+        )
+        with StudyProgress(plan, console) as progress:
+            execute(plan, record, options.stores, options.resources, progress)
+        failures = progress.failures
+    _analyse(options, record, console)
+    if failures:
+        console.print(f"[red]{failures} trial(s) failed[/red]; the same command tries them again. Why: the artifact "
+                      "error.txt of each failed run in MLflow.")  # fmt: skip
+    return EXIT_FAILED_TRIALS if failures else EXIT_OK
+
+
+def _analyse(options: Options, record: "object", console: Console) -> None:
+    from analysis import AnalysisError, read_record, write_report
+    from study.record import Record
+
+    assert isinstance(record, Record)
+    stores, name = options.stores, options.spec.name
+    command = [_program("python"), "-m", "analysis", name]
+    if not stores.tracking_is_local:
+        command += ["--tracking-uri", stores.tracking_uri]
+    elif stores.root != Path("runs").resolve():
+        command += ["--store", _shown(stores.root)]
+    analysis_command = shlex.join(command)
+    try:
+        study_record = read_record(stores.tracking_uri, name)
+        report = write_report(study_record, stores.report_folder(name), analysis_command)
+    except AnalysisError as error:
+        raise StudyError(f"{error} The trials are safe in the record; analyse them again with: {analysis_command}") from error
+    record.attach_report(report.folder)
+    console.print()
+    console.print(_summary(study_record, report))
+    console.print(_where(options, report.page))
+    console.print(_next_commands(options, analysis_command))
+
+
+def _summary(study_record: "object", report: "object") -> Table:
+    from analysis.report import Report, trial_cells
+    from analysis.table import StudyRecord
+
+    assert isinstance(study_record, StudyRecord) and isinstance(report, Report)
+    rows = trial_cells(study_record, report.front)
+    table = Table(
+        title=f"{len(study_record.trials)} trials, {len(report.front)} on the Pareto front (mean ± 95 % interval)",
+        title_justify="left",
+    )
+    for name in rows[0] if rows else ("no trial is usable",):
+        table.add_column(name, justify="right")
+    for row in rows[:15]:
+        table.add_row(*row.values())
+    if len(rows) > 15:
+        table.caption = f"and {len(rows) - 15} more in the report"
+    return table
+
+
+def _where(options: Options, page: Path) -> Table:
+    stores, name = options.stores, options.spec.name
+    table = Table.grid(padding=(0, 2))
+    table.title, table.title_justify = "\nWhere everything is", "left"
+    table.add_row("report", _shown(page))
+    table.add_row("tables and figures", _shown(page.parent))
+    table.add_row("MLflow record", _shown(stores.root / "mlflow.db") if stores.tracking_is_local else stores.tracking_uri)
+    table.add_row("Optuna study", _database(stores.optuna_url, stores.root))
+    table.add_row("Ray's files and log", _shown(stores.log_file(name).parent))
+    return table
+
+
+def _next_commands(options: Options, analysis_command: str) -> Table:
+    stores = options.stores
+    tracking = f"sqlite:///{_shown(stores.root / 'mlflow.db')}" if stores.tracking_is_local else stores.tracking_uri
+    optuna_url = _database(stores.optuna_url, stores.root)
+    python = _program("python")
+    table = Table.grid(padding=(0, 2))
+    table.title, table.title_justify = "\nWhat to do next", "left"
+    table.add_row("compare trials", f"{_program('mlflow')} ui --backend-store-uri {tracking}")
+    table.add_row("explore the Pareto front", f"{_program('optuna-dashboard')} {optuna_url}")
+    table.add_row("make the report again", analysis_command)
+    if options.spec.name == "quickstart":
+        table.add_row("the published experiment", f"{python} study/run.py mnist --data DIR --plan")
+    return table
+
+
+def _print_named_studies(console: Console) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, question in named_studies().items():
+        table.add_row(f"[bold]{name}[/bold]", question)
+    console.print(table)
+    needing = [name for name, task in TASKS.items() if task.needs_data_root]
+    console.print(f"\nTasks with data files ({', '.join(needing)}) look in --data DIR, ${DATA_VARIABLE} or ./data.")
+
+
+def _shown(path: Path) -> str:
+    """A path as a person would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _database(url: str, root: Path) -> str:
+    return f"sqlite:///{_shown(root / 'optuna.db')}" if url == f"sqlite:///{root / 'optuna.db'}" else _without_password(url)
+
+
+def _without_password(url: str) -> str:
+    from sqlalchemy.engine import make_url
+
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _program(name: str) -> str:
+    """How to call a program of this environment from here: by name if that finds it, else by path."""
+    beside = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(beside) else _shown(beside)

@@ -1,0 +1,230 @@
+"""Carry out a plan: Ray Tune schedules the trials, the driver records what they report."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+# Ray Tune reads these when it is imported.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # The record is MLflow's; no CSV, JSON or TensorBoard.
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # Objectives are known at a trial's end.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is ours to handle.
+
+import ray
+from ray import tune
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune.experiment import Trial
+
+from analysis.figures import draw_rlct_trace
+from study.errors import StudyError
+from study.outcome import Outcome
+from study.plan import Plan
+from study.progress import StudyProgress
+from study.record import Record
+from study.resources import Resources
+from study.search import StudySearch, open_storage, reconcile
+from study.spec import Point
+from study.stores import Stores
+from study.trial import HISTORY_FILE, OUTCOME_FILE, TRACE_FILE, run_trial
+from trainables.checkpoint import FILE_NAME as WEIGHTS_FILE
+from trainables.config import TrialConfig
+
+
+def execute(plan: Plan, record: Record, stores: Stores, resources: Resources, progress: StudyProgress) -> None:
+    """Run what the plan says is missing; give back when all of it has ended.
+
+    Raises:
+        StudyError: a store or the cluster cannot be used. What has finished is kept.
+        KeyboardInterrupt: the user stopped it. What has finished is kept.
+    """
+    spec = plan.spec
+    stores.prepare()
+    log_file = stores.log_file(spec.name)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with _chatter_to(log_file):
+        storage = open_storage(stores.optuna_url)
+        points = _points_to_run(plan, reconcile(spec, storage))
+        record.open_study(spec, plan.data_digest)
+        search = StudySearch(spec, plan.data_digest, storage, points, plan.finished)
+        callback = _RecordCallback(record, progress)
+        status = "KILLED"
+        try:
+            _connect(resources)
+            _tuner(plan, stores, resources, search, callback, samples=max(plan.remaining, len(points))).fit()
+            status = "FINISHED" if progress.failures == 0 else "FAILED"
+        except Exception as error:
+            status = "FAILED"
+            if callback.error is not None:
+                raise callback.error from error
+            raise
+        finally:
+            if callback.error is None:
+                record.close_study(status)
+            ray.shutdown()
+
+
+def _tuner(
+    plan: Plan, stores: Stores, resources: Resources, search: StudySearch, callback: Callback, samples: int
+) -> tune.Tuner:
+    trainable = tune.with_parameters(
+        run_trial,
+        data=plan.data,
+        data_digest=plan.data_digest,
+        cpus=resources.cpus_per_trial,
+        use_gpu=resources.gpus_per_trial > 0,
+    )
+    return tune.Tuner(
+        tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
+        tune_config=TuneConfig(
+            search_alg=search,
+            num_samples=samples,
+            max_concurrent_trials=resources.concurrent,
+            # A worker keeps its process, and the seconds of imports in it, from one trial to the next.
+            reuse_actors=True,
+        ),
+        run_config=RunConfig(
+            name=plan.spec.name,
+            storage_path=stores.ray_uri,
+            callbacks=[callback],
+            # The same trial fails again: running the study again is the retry.
+            failure_config=FailureConfig(max_failures=0),
+            verbose=0,
+        ),
+    )
+
+
+def _points_to_run(plan: Plan, interrupted: list[Point]) -> list[Point]:
+    """The missing points, those first that an earlier run was at."""
+    points = {}
+    for point in (*interrupted, *plan.missing):
+        config = plan.spec.trial_config(point)
+        if config is not None and config.key(plan.data_digest) not in plan.finished:
+            points.setdefault(config.key(plan.data_digest), point)
+    return list(points.values())
+
+
+def _connect(resources: Resources) -> None:
+    try:
+        ray.init(
+            address=resources.address, configure_logging=False, log_to_driver=False, include_dashboard=False
+        )
+    except (ConnectionError, RuntimeError, OSError) as error:
+        where = f"the Ray cluster at {resources.address}" if resources.address else "Ray on this machine"
+        raise StudyError(
+            f"{where} cannot be reached or started: {error}. Check --address, or 'ray status' on the cluster."
+        ) from error
+    available = ray.cluster_resources()
+    for name, wanted in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
+        if wanted > available.get(name, 0):
+            raise StudyError(
+                f"a trial wants {wanted:g} {name}(s), the cluster has {available.get(name, 0):g}: lower "
+                f"--{name.lower()}s-per-trial, or add a node that has them."
+            )  # fmt: skip
+
+
+class _RecordCallback(Callback):
+    """Hands every trial's events to the record and the display."""
+
+    def __init__(self, record: Record, progress: StudyProgress):
+        self._record = record
+        self._progress = progress
+        self._epochs_logged: dict[str, int] = {}
+        self.error: StudyError | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray Tune pickles its callbacks for a restore. A study goes on from its record instead: keep nothing.
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        key, config = _identity(trial)
+        with self._error_kept():
+            self._record.start_trial(key, config)
+        self._epochs_logged[key] = 0
+        self._progress.started(key, config)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        key, _ = _identity(trial)
+        epochs = result.get("epochs", [])
+        with self._error_kept():
+            self._record.log_epochs(key, self._epochs_logged[key] + 1, epochs)
+        self._epochs_logged[key] += len(epochs)
+        self._progress.advanced(key, result.get("stage", "recording"))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        key, config = _identity(trial)
+        outcome = Outcome(**trial.last_result["outcome"])
+        with self._error_kept(), trial.checkpoint.as_directory() as checkpoint, tempfile.TemporaryDirectory() as folder:
+            _lay_out_artifacts(Path(checkpoint), Path(folder), config, outcome)
+            self._record.finish_trial(key, config, outcome, Path(folder))
+        self._progress.finished(key, config, outcome)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        key, config = _identity(trial)
+        reason = Path(trial.error_file).read_text() if trial.error_file else "the worker left no traceback"
+        with self._error_kept():
+            self._record.fail_trial(key, reason)
+        self._progress.failed(key, config, reason)
+
+    @contextmanager
+    def _error_kept(self) -> Iterator[None]:
+        """Ray Tune wraps what a callback raises: keep the original for the user."""
+        try:
+            yield
+        except StudyError as error:
+            self.error = error
+            raise
+
+
+def _identity(trial: Trial) -> tuple[str, TrialConfig]:
+    return trial.config["key"], TrialConfig(**trial.config["trial"])
+
+
+def _lay_out_artifacts(checkpoint: Path, folder: Path, config: TrialConfig, outcome: Outcome) -> None:
+    """Arrange a trial's files as the record shows them, and draw the picture of its rlct trace."""
+    for name, target in (
+        (WEIGHTS_FILE, f"checkpoint/{WEIGHTS_FILE}"),
+        (HISTORY_FILE, HISTORY_FILE),
+        (TRACE_FILE, "rlct/trace.parquet"),
+        (OUTCOME_FILE, OUTCOME_FILE),
+    ):
+        (folder / target).parent.mkdir(exist_ok=True)
+        shutil.copyfile(checkpoint / name, folder / target)
+    draw_rlct_trace(
+        pd.read_parquet(folder / "rlct" / "trace.parquet"),
+        folder / "rlct" / "trace.png",
+        estimates=outcome.measurements["rlct"],
+        errors=outcome.measurements["rlct_se"],
+        verdicts=outcome.replicate_verdicts,
+    )
+
+
+@contextmanager
+def _chatter_to(log_file: Path) -> Iterator[None]:
+    """Send everything that Ray and its processes write to stdout and stderr into a file."""
+    loggers = [logging.getLogger(name) for name in ("ray", "optuna")]
+    handler = logging.FileHandler(log_file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    before = [(logger.handlers[:], logger.propagate) for logger in loggers]
+    saved = [os.dup(1), os.dup(2)]
+    with log_file.open("ab") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        for descriptor, original in zip((1, 2), saved, strict=True):
+            os.dup2(original, descriptor)
+            os.close(original)
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+        handler.close()

@@ -1,0 +1,62 @@
+"""What a worker reports of a trial: plain numbers and words that travel as JSON."""
+
+import math
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from trainables.config import TrialConfig
+from trainables.experiment import ExperimentResult
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a trial, per replicate where a list."""
+
+    measurements: dict[str, list[float]]
+    status: str
+    replicate_statuses: list[str]
+    rlct_verdict: str
+    replicate_verdicts: list[str]
+    nbeta: float
+    seconds: dict[str, float]
+    device: str
+    host: str
+
+    @classmethod
+    def of(cls, result: ExperimentResult, device: str) -> "Outcome":
+        return cls(
+            measurements={name: values.tolist() for name, values in result.measurements.items()},
+            status=result.status,
+            replicate_statuses=list(result.statuses),
+            rlct_verdict=result.rlct_verdict,
+            replicate_verdicts=list(result.rlct.verdicts),
+            nbeta=result.rlct.nbeta,
+            seconds=result.seconds,
+            device=device,
+            host=socket.gethostname(),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def describe_trial(config: TrialConfig) -> str:
+    """A trial in a few words: '2x64 aux 5 target 1'."""
+    name = f"{config.network.hidden_layers}x{config.network.width} aux {config.self_model.aux_weight:.4g}"
+    targets = "+".join(map(str, config.self_model.target_depths))
+    return f"{name} target {targets}" if targets else name
+
+
+def mean_and_error(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Mean over replicates of each metric (R,), and its standard error as `<name>_se` (none for one replicate)."""
+    summary = {}
+    for name, replicates in values.items():
+        per_replicate = np.asarray(replicates)
+        summary[name] = float(per_replicate.mean())
+        if len(per_replicate) > 1:
+            summary[f"{name}_se"] = float(per_replicate.std(ddof=1) / math.sqrt(len(per_replicate)))
+    return summary

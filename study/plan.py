@@ -1,0 +1,104 @@
+"""What a study would run, what of it is done, and how long the rest would take."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import optuna
+
+from study.record import Record
+from study.search import suggest_point
+from study.spec import Point, StudySpec
+from trainables.config import TrialConfig
+from trainables.cost import seconds_per_work, work
+from trainables.tasks import TaskData
+
+# Random places of the space whose mean work stands for a trial that the sampler will choose.
+SAMPLED_FOR_ESTIMATE = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study against its record."""
+
+    spec: StudySpec
+    data: TaskData
+    data_digest: str
+    finished: frozenset[str]
+
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """Design points, or the cells of a grid."""
+        return tuple(self.spec.points())
+
+    @cached_property
+    def missing(self) -> tuple[Point, ...]:
+        """Points that have no finished result."""
+        return tuple(point for point in self.points if self.key(point) not in self.finished)
+
+    @property
+    def trials(self) -> int:
+        """Trials of the whole study."""
+        return len(self.points) if self.spec.trials is None else self.spec.trials
+
+    @property
+    def remaining(self) -> int:
+        """Trials still to run."""
+        if self.spec.sampler == "grid":
+            return len(self.missing)
+        return max(len(self.missing), self.trials - len(self.finished))
+
+    @property
+    def to_sample(self) -> int:
+        """Trials still to run that the sampler will choose."""
+        return self.remaining - len(self.missing)
+
+    def config(self, point: Point) -> TrialConfig:
+        """The trial at a point of this plan."""
+        config = self.spec.trial_config(point)
+        assert config is not None, "points() leaves out what no network has"
+        return config
+
+    def key(self, point: Point) -> str:
+        """The trial key of a point."""
+        return self.config(point).key(self.data_digest)
+
+    @cached_property
+    def work_per_sampled_trial(self) -> float:
+        """Mean work of a trial that the sampler will choose, 0 if it chooses none."""
+        if self.spec.sampler == "grid":
+            return 0.0
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.spec.seed))
+        points = (suggest_point(study.ask(), self.spec.space, False) for _ in range(SAMPLED_FOR_ESTIMATE))
+        return sum(work(self.config(point), self.data) for point in points) / SAMPLED_FOR_ESTIMATE
+
+    @property
+    def remaining_work(self) -> float:
+        """Work of all trials still to run, in multiply-adds."""
+        return sum(work(self.config(point), self.data) for point in self.missing) + (
+            self.to_sample * self.work_per_sampled_trial
+        )
+
+    def estimate_seconds(self, side_by_side: int) -> float:
+        """Wall time of the rest with that many trials side by side, from a piece of one timed on this machine."""
+        if self.remaining == 0:
+            return 0.0
+        points = sorted(self.missing or self.points, key=lambda point: work(self.config(point), self.data))
+        if points:
+            typical = points[len(points) // 2]
+        else:
+            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.spec.seed))
+            typical = suggest_point(study.ask(), self.spec.space, False)
+        return self.remaining_work * seconds_per_work(self.config(typical), self.data) / side_by_side
+
+
+def make_plan(spec: StudySpec, data: TaskData, record: Record) -> Plan:
+    """Hold a study against its record.
+
+    Raises:
+        StudyError: the record cannot be read, or was begun with other settings.
+        ConfigError: the study does not fit the data.
+    """
+    digest = data.digest()
+    spec.check_against(data)
+    record.check_protocol(spec, digest)
+    return Plan(spec, data, digest, frozenset(record.finished_keys()))

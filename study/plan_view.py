@@ -1,0 +1,55 @@
+"""The plan, for a person to read."""
+
+import os
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from study.options import Options
+from study.plan import Plan
+from study.progress import format_seconds
+from study.space import SEARCHED
+
+
+def print_plan(plan: Plan, options: Options, console: Console) -> None:
+    """Print trials, replicates, epochs, what is done and an estimate of time."""
+    spec, training, rlct = plan.spec, plan.spec.training, plan.spec.rlct
+    side_by_side = options.resources.concurrent or max(1, (os.cpu_count() or 1) // options.resources.cpus_per_trial)
+    seconds = plan.estimate_seconds(side_by_side)
+    samples = plan.data.training_size(training.validation_fraction)
+    held_out = len(plan.data.train_labels) - samples
+    table = Table.grid(padding=(0, 2))
+    table.add_row("task", f"{spec.task}: {samples:,} training, {held_out:,} validation, {len(plan.data.test_labels):,} test samples")
+    if held_out == 0:
+        table.add_row("", "published recipe: no validation split, the test split is reported")
+    if spec.sampler == "grid":
+        table.add_row("trials", f"{plan.trials}, every cell of the grid")
+    else:
+        table.add_row("trials", f"{plan.trials}: {len(plan.points)} design points, then sampler {spec.sampler}")
+    table.add_row("replicates", f"{spec.replicates} per trial, {plan.trials * spec.replicates:,} networks")
+    table.add_row("epochs", f"{training.epochs} per network, {plan.trials * spec.replicates * training.epochs:,} in all")
+    table.add_row("rlct", f"{rlct.chains} chains × {rlct.draws} draws per network")
+    for name in SEARCHED:
+        table.add_row(name, _in_words(getattr(spec.space, name)))
+    table.add_row("objectives", ", ".join(f"{direction} {name}" for name, direction in spec.objectives.items()))
+    table.add_row("store", str(options.stores.root))
+    table.add_row("done already", f"{len(plan.finished)} trials")
+    table.add_row("to run", f"{plan.remaining} trials")
+    table.add_row(
+        "estimated time",
+        f"{format_seconds(seconds)} with {side_by_side} trial(s) side by side, from a piece of one timed on this machine"
+        if plan.remaining
+        else "none: everything is finished",
+    )
+    console.print(table)
+    console.print("Nothing was run. Leave out --plan to run it.")
+
+
+def _in_words(dimension: Any) -> str:
+    if isinstance(dimension, list):
+        return "one of " + ", ".join(f"{choice:g}" if isinstance(choice, float) else str(choice) for choice in dimension)
+    if hasattr(dimension, "low"):
+        text = f"{dimension.low:g} to {dimension.high:g}" + (", logarithmic" if dimension.log else "")
+        return text + (", or 0 (baseline)" if getattr(dimension, "baseline", False) else "")
+    return str(dimension)

@@ -1,0 +1,128 @@
+"""What a person sees while a study runs."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from study.outcome import Outcome, describe_trial, mean_and_error
+from study.plan import Plan
+from trainables.config import TrialConfig
+from trainables.cost import work
+
+
+class StudyProgress:
+    """A live display on a terminal; a line per finished trial where output goes to a file."""
+
+    def __init__(self, plan: Plan, console: Console):
+        self._plan = plan
+        self._console = console
+        self._running: dict[str, tuple[TrialConfig, str]] = {}
+        self._done = self._failed = 0
+        self._work_done = 0.0
+        self._most_side_by_side = 1
+        self._total_work = plan.remaining_work
+        self._best: dict[str, tuple[float, str]] = {}
+        self._first_start: float | None = None
+        self._bar = Progress(
+            TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        self._task = self._bar.add_task("trials", total=plan.remaining)
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        else:
+            self._console.print("starting Ray …")
+        return self
+
+    def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def started(self, key: str, config: TrialConfig) -> None:
+        if self._first_start is None:
+            self._first_start = time.monotonic()
+        self._running[key] = (config, "starting")
+        self._most_side_by_side = max(self._most_side_by_side, len(self._running))
+
+    def advanced(self, key: str, stage: str) -> None:
+        if key in self._running:
+            self._running[key] = (self._running[key][0], stage)
+
+    def finished(self, key: str, config: TrialConfig, outcome: Outcome) -> None:
+        self._end(key, config)
+        self._done += 1
+        means = mean_and_error(outcome.measurements)
+        if outcome.status == "ok":
+            self._keep_best(means, describe_trial(config))
+        values = ", ".join(f"{name} {means[name]:.4g}" for name in self._plan.spec.objectives)
+        note = "" if outcome.status == "ok" else f" [{outcome.status}]"
+        self._line(f"{describe_trial(config)}: {values}{note}")
+
+    def failed(self, key: str, config: TrialConfig, reason: str) -> None:
+        self._end(key, config)
+        self._failed += 1
+        last_line = (reason.strip().splitlines() or ["no reason given"])[-1]
+        # Failures are said at once, and stay on the screen above the display.
+        self._console.print(f"trial failed: {describe_trial(config)}: {last_line}", style="red", markup=False)
+        if not self._console.is_terminal:
+            self._line("")
+
+    @property
+    def failures(self) -> int:
+        return self._failed
+
+    def _end(self, key: str, config: TrialConfig) -> None:
+        self._running.pop(key, None)
+        self._work_done += work(config, self._plan.data)
+        self._bar.advance(self._task)
+
+    def _keep_best(self, means: Mapping[str, float], trial: str) -> None:
+        for name, direction in self._plan.spec.objectives.items():
+            better = max if direction == "maximize" else min
+            self._best[name] = better(self._best.get(name, (means[name], trial)), (means[name], trial))
+
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            counts = f"[{self._done + self._failed}/{self._plan.remaining}, {self._failed} failed, {self._time_left()}]"
+            self._console.print(f"{counts} {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def _time_left(self) -> str:
+        if self._first_start is None or self._work_done == 0:
+            return "time left: not known yet"
+        # Work in flight counts half: on the average it is half done.
+        in_flight = sum(work(config, self._plan.data) for config, _ in self._running.values()) / 2
+        rate = (self._work_done + in_flight) / (time.monotonic() - self._first_start)
+        left = max(0.0, self._total_work - self._work_done - in_flight)
+        return f"about {format_seconds(left / rate)} left"
+
+    def _render(self) -> RenderableType:
+        counts = Text(
+            f"{self._done} done, {len(self._running)} running, {self._failed} failed, {self._time_left()}", style="bold"
+        )
+        running = Table.grid(padding=(0, 2))
+        for config, stage in self._running.values():
+            running.add_row("  " + describe_trial(config), Text(stage, style="dim"))
+        best = Table.grid(padding=(0, 2))
+        for name, (value, trial) in self._best.items():
+            best.add_row("  best", name, f"{value:.4g}", Text(trial, style="dim"))
+        return Group(self._bar, counts, running, best)
+
+
+def format_seconds(seconds: float) -> str:
+    """5 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s" if minutes < 10 else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

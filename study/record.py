@@ -1,0 +1,310 @@
+"""The MLflow record, written by the driver alone.
+
+Experiment = study. A run for the study, under it a run per trial, under that a run per replicate; the tag `level` says
+which. A trial run carries per-epoch means over its replicates with `<name>_se` beside them; a replicate run carries its
+final values; every epoch of every replicate is the artifact history.parquet of the trial run.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from study.environment import describe_environment
+from study.errors import StudyError
+from study.outcome import Outcome, describe_trial, mean_and_error
+from study.spec import StudySpec
+from study.stores import Stores
+from trainables.config import TrialConfig
+
+# MLflow's own limits for one request.
+METRICS_PER_BATCH = 1000
+PAGE = 1000
+
+
+@dataclass
+class Record:
+    """One study in the tracking store.
+
+    Raises (all methods):
+        StudyError: the tracking store cannot be reached or written.
+    """
+
+    stores: Stores
+    study: str
+    _client: MlflowClient = field(init=False)
+    _experiment: Experiment | None = field(init=False, default=None)
+    _study_run: Run | None = field(init=False, default=None)
+    _trial_runs: dict[str, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _quieten_mlflow()
+        if self.stores.is_empty:
+            return
+        with self._reachable():
+            self._client = MlflowClient(self.stores.tracking_uri)
+            self._experiment = self._client.get_experiment_by_name(self.study)
+        if self._experiment is not None:
+            if self._experiment.lifecycle_stage != "active":
+                raise StudyError(
+                    f"the MLflow experiment {self.study!r} was deleted and still holds its name. Restore it with "
+                    f"'mlflow experiments restore', remove it with 'mlflow gc', or give the study another --name."
+                )
+            runs = self._search("tags.level = 'study'")
+            self._study_run = runs[0] if runs else None
+
+    # What is there already
+
+    def finished_keys(self) -> set[str]:
+        """Keys of the trials that have a finished result."""
+        runs = self._search("tags.level = 'trial' and attributes.status = 'FINISHED'")
+        return {run.data.tags["trial_key"] for run in runs}
+
+    def finished_seconds(self) -> dict[str, float]:
+        """Wall time of the finished trials by key, in seconds."""
+        runs = self._search("tags.level = 'trial' and attributes.status = 'FINISHED'")
+        return {run.data.tags["trial_key"]: run.data.metrics["seconds"] for run in runs}
+
+    def check_protocol(self, spec: StudySpec, data_digest: str) -> None:
+        """A study's trials share everything but their place in the space.
+
+        Raises:
+            StudyError: this study was begun with something else; names what differs.
+        """
+        if self._study_run is None:
+            return
+        before = json.loads(self._study_run.data.tags["protocol"])
+        now = _protocol(spec, data_digest)
+        differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if differing:
+            lines = [f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in differing]
+            raise StudyError(
+                f"the study {self.study!r} in {self.stores.tracking_uri} was begun with other settings:\n"
+                + "\n".join(lines)
+                + "\nIts trials and these would not be one study. Give this one a name (--name "
+                f"{self.study}-2) or another folder (--store DIR)."
+            )
+
+    # Writing
+
+    def open_study(self, spec: StudySpec, data_digest: str) -> None:
+        """Begin the study's run, or go on with the one it has."""
+        self.stores.prepare()
+        with self._reachable():
+            if self._experiment is None:
+                self._client = MlflowClient(self.stores.tracking_uri)
+                location = (self.stores.artifacts / self.study).as_uri() if self.stores.tracking_is_local else None
+                experiment_id = self._client.create_experiment(self.study, artifact_location=location)
+                self._experiment = self._client.get_experiment(experiment_id)
+            protocol = _protocol(spec, data_digest)
+            tags = {
+                "level": "study",
+                "task": spec.task,
+                "question": spec.question,
+                "protocol": json.dumps(protocol),
+                "objectives": json.dumps(spec.objectives),
+                "data_digest": data_digest,
+                "validation_split": _describe_validation(spec),
+                **describe_environment(),
+            }
+            if self._study_run is None:
+                self._study_run = self._create_run(spec.name, tags)
+            else:
+                self._client.update_run(self._study_id, status="RUNNING")
+                self._client.log_batch(self._study_id, tags=_tags(tags))
+            self._client.log_text(self._study_id, _as_yaml(spec), "spec.yaml")
+            # Runs that a killed driver left open will never be written again.
+            for level in ("replicate", "trial"):
+                for run in self._search(f"tags.level = '{level}' and attributes.status = 'RUNNING'"):
+                    self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def start_trial(self, key: str, config: TrialConfig) -> None:
+        """Begin a trial's run."""
+        with self._reachable():
+            tags = {
+                "level": "trial",
+                "trial_key": key,
+                "task": config.task,
+                "git_commit": self._study.data.tags["git_commit"],
+                "data_digest": self._study.data.tags["data_digest"],
+                "validation_split": self._study.data.tags["validation_split"],
+            }
+            run = self._create_run(describe_trial(config), tags, parent=self._study_id)
+            self._client.log_batch(run.info.run_id, params=_params(config.flat()))
+            self._trial_runs[key] = run.info.run_id
+
+    def log_epochs(self, key: str, first_epoch: int, epochs: list[dict[str, list[float]]]) -> None:
+        """Log means over replicates, with standard errors, of consecutive epochs."""
+        now = _now()
+        metrics = [
+            Metric(name, value, now, step)
+            for step, epoch in enumerate(epochs, first_epoch)
+            for name, value in mean_and_error(epoch).items()
+        ]
+        self._log_metrics(self._trial_runs[key], metrics)
+
+    def finish_trial(self, key: str, config: TrialConfig, outcome: Outcome, artifacts: Path) -> None:
+        """Write a trial's final values, its replicates' runs and its artifacts, and close it."""
+        run_id = self._trial_runs.pop(key)
+        now = _now()
+        values = mean_and_error({"rlct": outcome.measurements["rlct"]}) | {"seconds": sum(outcome.seconds.values())}
+        values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
+        with self._reachable():
+            self._client.log_artifacts(run_id, str(artifacts))
+            for index, seed in enumerate(config.seeds):
+                self._write_replicate(run_id, key, config, outcome, index, seed)
+            self._log_metrics(run_id, [Metric(name, value, now, config.training.epochs) for name, value in values.items()])
+            tags = {
+                "status_detail": outcome.status,
+                "rlct_verdict": outcome.rlct_verdict,
+                "nbeta": f"{outcome.nbeta:.6g}",
+                "device": outcome.device,
+                "host": outcome.host,
+            }
+            self._client.log_batch(run_id, tags=_tags(tags))
+            # Last: only a run whose every part is there counts as finished.
+            self._client.set_terminated(run_id, "FINISHED")
+
+    def fail_trial(self, key: str, reason: str) -> None:
+        """Close a trial's run as failed, with its traceback as an artifact."""
+        run_id = self._trial_runs.pop(key, None)
+        if run_id is None:
+            return
+        with self._reachable():
+            self._client.log_text(run_id, reason, "error.txt")
+            self._client.set_tag(run_id, "status_detail", "failed")
+            self._client.set_terminated(run_id, "FAILED")
+
+    def close_study(self, status: str) -> None:
+        """Close the study's run as FINISHED, FAILED or KILLED, and every run that is still open with it."""
+        with self._reachable():
+            for run_id in self._trial_runs.values():
+                self._client.set_terminated(run_id, "KILLED")
+            self._trial_runs.clear()
+            self._client.set_terminated(self._study_id, status)
+
+    def attach_report(self, folder: Path) -> None:
+        """Put the report beside the study's run."""
+        with self._reachable():
+            self._client.log_artifacts(self._study_id, str(folder), "report")
+
+    # Helpers
+
+    @property
+    def _study(self) -> Run:
+        assert self._study_run is not None, "open_study first"
+        return self._study_run
+
+    @property
+    def _study_id(self) -> str:
+        return str(self._study.info.run_id)
+
+    def _write_replicate(
+        self, parent: str, key: str, config: TrialConfig, outcome: Outcome, index: int, seed: int
+    ) -> None:
+        tags = {
+            "level": "replicate",
+            "trial_key": key,
+            "task": config.task,
+            "replicate": str(index),
+            "status_detail": outcome.replicate_statuses[index],
+            "rlct_verdict": outcome.replicate_verdicts[index],
+        }
+        run_id = self._create_run(f"replicate {index}", tags, parent=parent).info.run_id
+        values = {name: float(per_replicate[index]) for name, per_replicate in outcome.measurements.items()}
+        now = _now()
+        metrics = [Metric(name, value, now, config.training.epochs) for name, value in values.items()]
+        params = _params(config.flat() | {"seed": seed})
+        self._client.log_batch(run_id, metrics=[m for m in metrics if math.isfinite(m.value)], params=params)
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def _create_run(self, name: str, tags: dict[str, str], parent: str | None = None) -> Run:
+        assert self._experiment is not None
+        nested = {"mlflow.parentRunId": parent} if parent else {}
+        return self._client.create_run(self._experiment.experiment_id, tags=tags | nested, run_name=name)
+
+    def _log_metrics(self, run_id: str, metrics: list[Metric]) -> None:
+        # A metric that does not apply is left out, and so is one that is infinite: MLflow would store a finite number.
+        finite = [metric for metric in metrics if math.isfinite(metric.value)]
+        with self._reachable():
+            for start in range(0, len(finite), METRICS_PER_BATCH):
+                self._client.log_batch(run_id, metrics=finite[start : start + METRICS_PER_BATCH])
+
+    def _search(self, condition: str) -> list[Run]:
+        if self._experiment is None:
+            return []
+        runs: list[Run] = []
+        token: str | None = None
+        with self._reachable():
+            while True:
+                page = self._client.search_runs(
+                    [self._experiment.experiment_id], condition, ViewType.ACTIVE_ONLY, PAGE, page_token=token
+                )
+                runs += page
+                token = page.token
+                if not token:
+                    return runs
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            raise StudyError(
+                f"the MLflow record at {self.stores.tracking_uri} cannot be used: {_first_line(error)} "
+                "Check that the server runs (or the folder is writable, with room on the disk) and that the store was "
+                "made by this version of MLflow; then run the same command again: finished trials are kept."
+            ) from error
+
+
+def _protocol(spec: StudySpec, data_digest: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in spec.protocol.items():
+        if isinstance(value, dict) and name != "objectives":
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat | {"data_digest": data_digest}
+
+
+def _describe_validation(spec: StudySpec) -> str:
+    fraction = spec.training.validation_fraction
+    if fraction == 0:
+        return "none (published recipe: trained on all training data, test split reported)"
+    return f"{fraction:.0%} of the training data, stratified"
+
+
+def _params(values: Mapping[str, Any]) -> list[Param]:
+    return [Param(name, str(value)) for name, value in values.items()]
+
+
+def _tags(values: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(name, value) for name, value in values.items()]
+
+
+def _as_yaml(spec: StudySpec) -> str:
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _quieten_mlflow() -> None:
+    """MLflow tells of every database migration; that is not news to the user of a study."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)

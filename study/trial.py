@@ -1,0 +1,100 @@
+"""What a worker runs: one trial, its progress reported as it goes, its files in a checkpoint at the end."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ray import tune
+from ray.tune import Checkpoint
+
+from study.outcome import Outcome
+from trainables.checkpoint import save_checkpoint
+from trainables.config import TrialConfig
+from trainables.experiment import ExperimentResult, run_experiment
+from trainables.tasks import TaskData
+
+# Seconds between two reports: each costs the driver about a hundredth of one.
+REPORT_INTERVAL = 1.0
+HISTORY_FILE = "history.parquet"
+TRACE_FILE = "rlct_trace.parquet"
+OUTCOME_FILE = "outcome.json"
+
+
+def run_trial(suggestion: dict[str, Any], data: TaskData, data_digest: str, cpus: int, use_gpu: bool) -> None:
+    """Run the trial that `suggestion` describes; report its epochs, and at the end its objectives and checkpoint."""
+    config = TrialConfig(**suggestion["trial"])
+    torch.set_num_threads(cpus)
+    device = "cuda" if use_gpu else "cpu"
+    reporter = _Reporter(config)
+    result = run_experiment(config, data, device, reporter.on_epoch, reporter.on_draw)
+    outcome = Outcome.of(result, torch.cuda.get_device_name() if use_gpu else "cpu")
+    means = {name: float(np.mean(values)) for name, values in result.measurements.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(Path(folder), result, outcome, data, data_digest)
+        report = {**means, "epochs": reporter.take_epochs(), "outcome": outcome.as_dict()}
+        tune.report(report, checkpoint=Checkpoint.from_directory(folder))
+
+
+def write_files(folder: Path, result: ExperimentResult, outcome: Outcome, data: TaskData, data_digest: str) -> None:
+    """Write what the record keeps of a trial: weights, every epoch, every draw of the rlct sampler."""
+    save_checkpoint(folder, result.network, result.config, data_digest, data.features, data.classes)
+    history_table(result).to_parquet(folder / HISTORY_FILE, index=False)
+    trace_table(result).to_parquet(folder / TRACE_FILE, index=False)
+    (folder / OUTCOME_FILE).write_text(json.dumps(outcome.as_dict(), indent=1))
+
+
+def history_table(result: ExperimentResult) -> pd.DataFrame:
+    """A row per epoch and replicate: epoch (from 1), replicate, seed, and every metric."""
+    epochs, replicates = next(iter(result.history.values())).shape
+    columns = {
+        "epoch": np.repeat(np.arange(1, epochs + 1), replicates),
+        "replicate": np.tile(np.arange(replicates), epochs),
+        "seed": np.tile(result.config.seeds, epochs),
+    }
+    return pd.DataFrame(columns | {name: values.ravel() for name, values in result.history.items()})
+
+
+def trace_table(result: ExperimentResult) -> pd.DataFrame:
+    """A row per draw, replicate and chain: the batch loss in nats, and whether the estimate keeps the draw."""
+    draws, replicates, chains = result.rlct.loss_trace.shape
+    draw, replicate, chain = np.indices((draws, replicates, chains)).reshape(3, -1)
+    return pd.DataFrame(
+        {
+            "draw": draw.astype(np.int32),
+            "replicate": replicate.astype(np.int32),
+            "chain": chain.astype(np.int32),
+            "loss": result.rlct.loss_trace.astype(np.float32).ravel(),
+            "kept": draw >= result.rlct.burn_in,
+        }
+    )
+
+
+class _Reporter:
+    """Collects epochs and reports them to Ray Tune at most once per interval."""
+
+    def __init__(self, config: TrialConfig):
+        self._config = config
+        self._epochs: list[dict[str, list[float]]] = []
+        self._last_report = time.monotonic()
+
+    def on_epoch(self, epoch: int, metrics: dict[str, np.ndarray]) -> None:
+        self._epochs.append({name: values.tolist() for name, values in metrics.items()})
+        self._report_if_due(f"epoch {epoch}/{self._config.training.epochs}")
+
+    def on_draw(self, draw: int) -> None:
+        self._report_if_due(f"rlct {draw}/{self._config.rlct.draws}")
+
+    def take_epochs(self) -> list[dict[str, list[float]]]:
+        """The epochs that were not reported yet."""
+        epochs, self._epochs = self._epochs, []
+        return epochs
+
+    def _report_if_due(self, stage: str) -> None:
+        if time.monotonic() - self._last_report >= REPORT_INTERVAL:
+            tune.report({"stage": stage, "epochs": self.take_epochs()})
+            self._last_report = time.monotonic()

@@ -1,0 +1,40 @@
+"""The science: tasks, replicated networks, the self-model, training and the measures of complexity.
+
+Usable alone, in a notebook or on a machine without Ray, MLflow and Optuna::
+
+    from trainables import TrialConfig, load_task, run_experiment
+
+    data = load_task("digits")
+    result = run_experiment(TrialConfig.from_recipe("digits", aux_weight=5.0, seeds=(0, 1)), data)
+    result.measurements["val_accuracy"]  # one value per replicate
+
+Reading order: config, experiment, tasks, networks, self_model, training, complexity, rlct.
+"""
+
+from trainables.config import (
+    PROTOCOL_VERSION,
+    NetworkConfig,
+    RlctConfig,
+    SelfModelConfig,
+    TrainingConfig,
+    TrialConfig,
+)
+from trainables.errors import CheckpointError, ConfigError, DataError
+from trainables.experiment import ExperimentResult, run_experiment
+from trainables.tasks import TASKS, load_task
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "TASKS",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "ExperimentResult",
+    "NetworkConfig",
+    "RlctConfig",
+    "SelfModelConfig",
+    "TrainingConfig",
+    "TrialConfig",
+    "load_task",
+    "run_experiment",
+]

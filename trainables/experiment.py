@@ -1,0 +1,113 @@
+"""One trial: build R networks, train them, measure them. Start reading here."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from trainables.config import TrialConfig
+from trainables.networks import ReplicatedNetwork, get_architecture, layers_of
+from trainables.rlct import VERDICTS, RlctEstimate, RlctVerdict, estimate_rlct
+from trainables.self_model import SelfModel
+from trainables.tasks import Split, TaskData
+from trainables.training import EPOCH_METRICS, train
+
+Status = Literal["ok", "collapsed", "diverged"]
+# From best to worst; a trial's status is the worst of its replicates'.
+STATUSES: tuple[Status, ...] = ("ok", "collapsed", "diverged")
+# Standard errors above chance that an accuracy must reach to count as learning.
+CHANCE_MARGIN = 3.0
+
+EpochCallback = Callable[[int, dict[str, np.ndarray]], None]
+DrawCallback = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """What one trial leaves: R replicates, E epochs."""
+
+    config: TrialConfig
+    history: dict[str, np.ndarray]  # EPOCH_METRICS, each (E, R)
+    measurements: dict[str, np.ndarray]  # final EPOCH_METRICS, rlct and rlct_se (over chains), each (R,)
+    statuses: tuple[Status, ...]  # per replicate
+    rlct: RlctEstimate
+    network: ReplicatedNetwork  # as trained, with the self-model's rows
+    seconds: dict[str, float]  # wall time of "training" and "rlct"
+
+    @property
+    def status(self) -> Status:
+        """The worst status of the replicates."""
+        return max(self.statuses, key=STATUSES.index)
+
+    @property
+    def rlct_verdict(self) -> RlctVerdict:
+        """The worst verdict of the replicates."""
+        return max(self.rlct.verdicts, key=VERDICTS.index)
+
+
+def run_experiment(
+    config: TrialConfig,
+    data: TaskData,
+    device: torch.device | str = "cpu",
+    on_epoch: EpochCallback | None = None,
+    on_draw: DrawCallback | None = None,
+) -> ExperimentResult:
+    """Train and measure all replicates of one trial.
+
+    Args:
+        config: the trial.
+        data: the task's data, as `load_task` gives it.
+        device: where to compute.
+        on_epoch: called after each epoch with its number, from 1, and its EPOCH_METRICS, each (R,).
+        on_draw: called after each draw of the rlct sampler with the number of draws done.
+
+    Raises:
+        ValueError: the data belongs to another task, or a batch is larger than the training split.
+    """
+    if data.task != config.task:
+        raise ValueError(f"the trial's task is {config.task!r}, the data's {data.task!r}")
+    started = time.perf_counter()
+    splits = data.split(config.training.validation_fraction, config.split_seed, device)
+    self_model = SelfModel(config.self_model, layers_of(config.network), data.classes)
+    architecture = get_architecture(config.network.architecture)
+    network = architecture.build(config.network, data.features, self_model.head_rows, config.seeds).to(device)
+
+    epochs: list[dict[str, np.ndarray]] = []
+    for metrics in train(network, self_model, splits, config.training, config.seeds):
+        epochs.append(metrics)
+        if on_epoch is not None:
+            on_epoch(len(epochs), metrics)
+    trained = time.perf_counter()
+
+    classifier = network.with_head_rows(data.classes)
+    rlct = estimate_rlct(classifier, splits.train, config.rlct, config.seeds[0], on_draw)
+    finished = time.perf_counter()
+
+    final = epochs[-1] | {"rlct": rlct.estimate, "rlct_se": rlct.standard_error}
+    return ExperimentResult(
+        config=config,
+        history={name: np.stack([epoch[name] for epoch in epochs]) for name in EPOCH_METRICS},
+        measurements=final,
+        statuses=_statuses(final, splits.validation, splits.test),
+        rlct=rlct,
+        network=network,
+        seconds={"training": trained - started, "rlct": finished - trained},
+    )
+
+
+def _statuses(final: dict[str, np.ndarray], validation: Split | None, test: Split) -> tuple[Status, ...]:
+    """Diverged: a loss that is not finite. Collapsed: an accuracy within noise of always answering one class."""
+    accuracy, split = (final["test_accuracy"], test) if validation is None else (final["val_accuracy"], validation)
+    chance = float(split.labels.bincount().max()) / len(split)
+    threshold = chance + CHANCE_MARGIN * math.sqrt(chance * (1 - chance) / len(split))
+
+    def status(loss: float, share_correct: float) -> Status:
+        if not math.isfinite(loss):
+            return "diverged"
+        return "collapsed" if share_correct <= threshold else "ok"
+
+    return tuple(status(loss, share) for loss, share in zip(final["train_loss"], accuracy, strict=True))

@@ -1,0 +1,36 @@
+"""The tasks. A new one is one file and one line in TASKS."""
+
+import difflib
+from pathlib import Path
+
+from trainables.errors import ConfigError
+from trainables.tasks.base import Recipe, Split, Splits, Task, TaskData
+from trainables.tasks.digits import Digits
+from trainables.tasks.mnist import Mnist
+
+TASKS: dict[str, Task] = {task.name: task for task in (Digits(), Mnist())}
+
+__all__ = ["TASKS", "Recipe", "Split", "Splits", "Task", "TaskData", "get_task", "load_task"]
+
+
+def get_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ConfigError: there is none; the message lists those there are.
+    """
+    if name not in TASKS:
+        close = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"task {name!r} is unknown: {hint}the tasks are {', '.join(sorted(TASKS))}")
+    return TASKS[name]
+
+
+def load_task(name: str, root: Path | None = None) -> TaskData:
+    """Load a task's data into memory; `root` is the folder of the data sets, for tasks that need one.
+
+    Raises:
+        ConfigError: the task is unknown.
+        DataError: the data is missing and cannot be fetched, or is not what it should be.
+    """
+    return get_task(name).load(root)

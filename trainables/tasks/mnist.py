@@ -1,0 +1,81 @@
+"""MNIST through torchvision, verified file by file."""
+
+import contextlib
+import hashlib
+import io
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from trainables.config import RlctConfig, TrainingConfig
+from trainables.errors import DataError
+from trainables.tasks.base import Recipe, Task, TaskData
+
+SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+class Mnist(Task):
+    name: ClassVar[str] = "mnist"
+    summary: ClassVar[str] = "70,000 handwritten digits of 28×28 pixels, through torchvision"
+    needs_data_root: ClassVar[bool] = True
+    # Premakumar et al. (2024), arXiv 2407.10188, and its released code.
+    recipe: ClassVar[Recipe] = Recipe(
+        training=TrainingConfig(learning_rate=0.005, batch_size=512, epochs=50, validation_fraction=0.1),
+        rlct=RlctConfig(step_size=1e-4, localization=100.0, chains=4, draws=1000, batch_size=512),
+    )
+
+    def load(self, root: Path | None) -> TaskData:
+        # torchvision takes a second to import, and only this task needs it.
+        from torchvision.datasets import MNIST
+
+        root = Path("data") if root is None else root
+        raw = root / "MNIST" / "raw"
+        if not all((raw / name).is_file() for name in SHA256):
+            _download(root)
+        for name, expected in SHA256.items():
+            _verify(raw / name, expected)
+        train, test = MNIST(str(root), train=True), MNIST(str(root), train=False)
+        return TaskData(
+            self.name, 10,
+            _scaled(train.data.numpy()), train.targets.numpy(),
+            _scaled(test.data.numpy()), test.targets.numpy(),
+        )  # fmt: skip
+
+
+def _scaled(images: np.ndarray) -> np.ndarray:
+    """Bytes (n, 28, 28) to float32 (n, 784) in [−1, 1]."""
+    return images.reshape(len(images), -1).astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def _download(root: Path) -> None:
+    from torchvision.datasets import MNIST
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            MNIST(str(root), download=True)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"MNIST is not in {root.resolve()} (looked for MNIST/raw/train-images-idx3-ubyte and three more files) "
+            "and could not be downloaded. Name the folder that has it with --data DIR or SELF_MODELING_DATA, or run "
+            "once with a network connection and a folder that can be written to."
+        ) from error
+
+
+def _verify(path: Path, expected: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Make it readable, or name another --data.") from error
+    if found != expected:
+        raise DataError(
+            f"{path} is not the MNIST file of that name (SHA-256 {found[:12]}… of {path.stat().st_size:,} bytes, "
+            f"expected {expected[:12]}…): it is damaged or another data set's. Delete it and run again with a network "
+            "connection, or put the original file in its place."
+        )
