@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the tables, figures and report of a study; 0, or 2 with one line of explanation."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
-        description="Write tables, figures, the Pareto front and an HTML report of a study, from the MLflow record alone.",
+        description="Write tables, figures, the Pareto front and an HTML report of a study, from its record alone.",
     )
     parser.add_argument("study", help="name of the study (its MLflow experiment)")
     parser.add_argument("--store", type=Path, default=Path("runs"), help="folder of the record (default: ./runs)")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,8 +22,16 @@ LABELS = {
     "test_accuracy": "test accuracy",
     "aux_weight": "self-modeling weight (aux_weight)",
 }
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: colour-blind safe
-STYLE = {
+COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)  # Okabe and Ito: colour-blind safe
+STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
     "font.size": 10, "legend.frameon": False, "figure.dpi": 110,
 }  # fmt: skip
@@ -50,7 +59,7 @@ def draw_complexity(record: StudyRecord, sweeps: Sequence[Sweep], fits: Sequence
                         )
             _weight_axis(axes, record.trials["aux_weight"])
             axes.set_ylabel(LABELS[measure])
-            _limit_to_ok(axes, record, measure)
+            _frame_sweeps(axes, record, sweeps, measure)
         handles, labels = panels[0].get_legend_handles_labels()
         by_label = dict(zip(labels, handles, strict=True))
         figure.legend(by_label.values(), by_label.keys(), loc="outside upper center", ncols=min(4, len(by_label)))
@@ -97,8 +106,13 @@ def draw_rlct_trace(
     rows = -(-len(replicates) // columns)
     burn_in = int((~trace["kept"]).groupby(trace["draw"]).first().sum())
     with matplotlib.rc_context(STYLE | {"font.size": 8}):
-        figure = Figure(figsize=(2.9 * columns, 2.2 * rows), layout="constrained")
+        width, height = 2.9 * columns, 2.2 * rows
+        figure = Figure(figsize=(width, height))
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        # Margins by hand: a layout engine takes longer than all the drawing, and this runs after every trial.
+        figure.subplots_adjust(
+            left=0.7 / width, right=1 - 0.1 / width, bottom=0.5 / height, top=1 - 0.3 / height, wspace=0.08, hspace=0.2
+        )
         for axes, replicate in zip(panels, replicates, strict=False):
             losses = trace[trace["replicate"] == replicate].pivot(index="draw", columns="chain", values="loss")
             # A batch's loss is noisy: a running mean shows where the chain is.
@@ -112,8 +126,8 @@ def draw_rlct_trace(
             )
         for axes in panels[len(replicates) :]:
             axes.set_visible(False)
-        figure.supxlabel("draw (shaded: burn-in)")
-        figure.supylabel("batch loss, nats")
+        figure.supxlabel("draw (shaded: burn-in)", fontsize=8)
+        figure.supylabel("batch loss, nats", fontsize=8)
         figure.savefig(path)
 
 
@@ -140,15 +154,20 @@ def _weight_axis(axes: Axes, weights: pd.Series) -> None:
     # Linear near the baseline, logarithmic above it: 0 has its place on the axis.
     axes.set_xscale("symlog", linthresh=float(positive.min()) if len(positive) else 1.0)
     axes.set_xlim(left=0)
-    ticks = [0, *[tick for tick in (0.1, 1, 10, 100, 1000) if len(positive) and positive.min() <= tick <= positive.max()]]
+    ticks = [
+        0,
+        *[tick for tick in (0.1, 1, 10, 100, 1000) if len(positive) and positive.min() <= tick <= positive.max()],
+    ]
     axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     axes.set_xlabel(LABELS["aux_weight"])
 
 
-def _limit_to_ok(axes: Axes, record: StudyRecord, measure: str) -> None:
-    """Let a collapsed network, whose rlct may be far below 0, not squeeze the others into one line."""
-    values = record.trials.loc[record.trials["status_detail"] == "ok", measure].dropna()
-    if len(values) > 1:
+def _frame_sweeps(axes: Axes, record: StudyRecord, sweeps: Sequence[Sweep], measure: str) -> None:
+    """Frame the sweeps, or all working trials where there is none: broken networks and other sizes lie far away."""
+    tables = [sweep.included for sweep in sweeps] or [record.trials[record.trials["status_detail"] == "ok"]]
+    shown = pd.concat(tables)
+    values = pd.concat([shown[measure] + sign * shown[f"{measure}_ci95"].fillna(0) for sign in (-1, 1)]).dropna()
+    if len(values) > 2:
         low, high = float(values.min()), float(values.max())
-        margin = 0.15 * (high - low or abs(high) or 1.0)
+        margin = 0.08 * (high - low or abs(high) or 1.0)
         axes.set_ylim(low - margin, high + margin)

@@ -21,8 +21,10 @@ def as_optuna_study(record: StudyRecord) -> optuna.Study:
     lie on the front as the simplest of all.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(directions=list(record.objectives.values()), study_name=record.study)
-    study.set_metric_names(list(record.objectives))
+    study = optuna.create_study(directions=record.directions, study_name=record.study)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(record.objectives))
     usable = record.trials[record.trials["status_detail"] == "ok"].dropna(subset=list(record.objectives))
     if usable.empty:
         return study

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -59,7 +60,9 @@ def write_report(record: StudyRecord, folder: Path, command: str) -> Report:
         pareto_html = pareto.to_html(full_html=False, include_plotlyjs=True) if pareto is not None else None
         page.write_text(_template().render(**context, pareto=pareto_html), encoding="utf-8")
     except OSError as error:
-        raise AnalysisError(f"the report cannot be written to {folder}: {error.strerror}. Name another --out.") from error
+        raise AnalysisError(
+            f"the report cannot be written to {folder}: {error.strerror}. Name another --out."
+        ) from error
     return Report(folder, page, front, fits, comparisons)
 
 
@@ -93,7 +96,7 @@ def _context(
         "fits": [asdict(fit) for fit in fits],
         "comparisons": comparisons.to_dict("records"),
         "front": trial_cells(record, front),
-        "all_trials": trial_cells(record, trials),
+        "all_trials": trial_cells(record, trials, with_status=True),
         "protocol": json.loads(tags["protocol"]),
         "environment": {
             name: value
@@ -104,24 +107,27 @@ def _context(
     }
 
 
-def trial_cells(record: StudyRecord, trials: pd.DataFrame) -> list[dict[str, str]]:
-    """The rows of a trial table as text: place, measures with 95 % intervals, status, verdict."""
+def trial_cells(record: StudyRecord, trials: pd.DataFrame, with_status: bool = False) -> list[dict[str, str]]:
+    """The rows of a trial table as text: place, measures with 95 % intervals, verdict, and status if asked for."""
     measures = (record.accuracy, *COMPLEXITIES)
     return [
-        {name: f"{trial[name]:g}" if name == "aux_weight" else str(trial[name]) for name in PLACE}
+        {name: f"{trial[name]:.4g}" if name == "aux_weight" else str(trial[name]) for name in PLACE}
         | {name: with_interval(trial[name], trial[f"{name}_ci95"]) for name in measures}
-        | {"status": trial["status_detail"], "rlct_verdict": trial["rlct_verdict"]}
+        | {"rlct_verdict": trial["rlct_verdict"]}
+        | ({"status": trial["status_detail"]} if with_status else {})
         for trial in trials.to_dict("records")
     ]
 
 
 def with_interval(value: float, half_width: float) -> str:
-    """'0.2613 ± 0.0045': the value to the digits that its interval warrants."""
-    if pd.isna(value):
+    """'0.261 ± 0.004': the value to the digits that its interval warrants."""
+    if math.isnan(value):
         return "–"
-    if pd.isna(half_width) or half_width == 0:
+    if math.isnan(half_width) or half_width == 0:
         return f"{value:.4g}"
-    digits = max(0, min(6, 1 - int(f"{half_width:e}".partition("e")[2])))
+    mantissa, exponent = f"{half_width:e}".split("e")
+    # One digit of the interval, two where the first is a 1.
+    digits = max(0, min(6, (1 if float(mantissa) < 2 else 0) - int(exponent)))
     return f"{value:.{digits}f} ± {half_width:.{digits}f}"
 
 
@@ -136,6 +142,8 @@ def _as_data_uri(figure: Figure) -> str:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters["interval"] = with_interval
     return environment.from_string((resources.files("analysis") / "report.html.j2").read_text(encoding="utf-8"))

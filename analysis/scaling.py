@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from lmfit import Model
+from lmfit.model import ModelResult
 
 from analysis.statistics import Difference, paired_difference
 from analysis.table import StudyRecord
@@ -20,6 +21,8 @@ from analysis.table import StudyRecord
 COMPLEXITIES = ("weight_std", "rlct")
 # Three parameters are fitted: fewer weights than this would leave nothing to judge the fit by.
 FEWEST_WEIGHTS = 5
+# Relative distance from a bound of w0 that counts as being at it.
+AT_BOUND = 0.01
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Fit:
     y0: float
     y0_se: float
     w0: float
-    w0_se: float
+    w0_se: float  # NaN where w0 is held at a bound
     alpha: float
     alpha_se: float
     reduced_chi_square: float
@@ -81,11 +84,16 @@ def fit_curve(sweep: Sweep, measure: str) -> Fit | None:
     largest, smallest = weight.max(), weight[weight > 0].min()
     parameters = model.make_params(
         y0={"value": value[weight.argmin()], "min": 0},
-        # Outside these bounds the data cannot tell w0 from infinity or from 0.
+        # Beyond these bounds the data cannot tell w0 from infinity or from 0.
         w0={"value": math.sqrt(smallest * largest), "min": smallest / 10, "max": largest * 10},
         alpha={"value": 0.1, "min": -5, "max": 5},
     )
     result = model.fit(value, parameters, weight=weight, weights=1 / error, scale_covar=False)
+    w0 = result.params["w0"]
+    if min(abs(w0.value / w0.min - 1), abs(w0.value / w0.max - 1)) < AT_BOUND:
+        # The data only says that w0 lies beyond: hold it there, so that the errors of y0 and α mean something.
+        parameters["w0"].set(value=w0.value, vary=False)
+        result = model.fit(value, parameters, weight=weight, weights=1 / error, scale_covar=False)
     constant = np.average(value, weights=error**-2)
     gain = _aicc(float((((value - constant) / error) ** 2).sum()), len(value), 1) - _aicc(
         float(result.chisqr), len(value), 3
@@ -94,7 +102,7 @@ def fit_curve(sweep: Sweep, measure: str) -> Fit | None:
     return Fit(
         sweep=sweep.label, measure=measure, weights=len(value),
         y0=fitted["y0"].value, y0_se=_error(fitted["y0"].stderr),
-        w0=fitted["w0"].value, w0_se=_error(fitted["w0"].stderr),
+        w0=fitted["w0"].value, w0_se=_error(fitted["w0"].stderr) if fitted["w0"].vary else math.nan,
         alpha=fitted["alpha"].value, alpha_se=_error(fitted["alpha"].stderr),
         reduced_chi_square=float(result.redchi), aicc_gain=gain, curve=_curve(result, largest),
     )  # fmt: skip
@@ -126,13 +134,12 @@ def compare_with_baseline(record: StudyRecord, sweep: Sweep) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _curve(result: "object", largest: float) -> pd.DataFrame:
-    from lmfit.model import ModelResult
-
-    assert isinstance(result, ModelResult)
+def _curve(result: ModelResult, largest: float) -> pd.DataFrame:
     weight = np.concatenate([[0.0], np.geomspace(largest / 1000, largest, 120)])
     value = result.eval(weight=weight)
-    band = result.eval_uncertainty(weight=weight, sigma=0.95) if result.covar is not None else np.full_like(weight, np.nan)
+    band = (
+        result.eval_uncertainty(weight=weight, sigma=0.95) if result.covar is not None else np.full_like(weight, np.nan)
+    )
     return pd.DataFrame({"aux_weight": weight, "value": value, "low": value - band, "high": value + band})
 
 
@@ -141,7 +148,7 @@ def _error(stderr: float | None) -> float:
 
 
 def _aicc(chi_square: float, points: int, parameters: int) -> float:
-    """Akaike's criterion with the small-sample term (Hurvich and Tsai 1989), for known errors; infinite if undefined."""
+    """Akaike's criterion with the small-sample term (Hurvich and Tsai 1989), errors known; infinite if undefined."""
     if points - parameters - 1 <= 0:
         return math.inf
     return chi_square + 2 * parameters + 2 * parameters * (parameters + 1) / (points - parameters - 1)

@@ -5,13 +5,14 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pandas as pd
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.statistics import interval_half_width, standard_error
 
@@ -46,6 +47,11 @@ class StudyRecord:
     trials: pd.DataFrame  # a row per finished trial: place, status, and mean, <metric>_se, <metric>_ci95 of METRICS
 
     @property
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
+        """Which way each objective is better, in their order."""
+        return ["maximize" if direction == "maximize" else "minimize" for direction in self.objectives.values()]
+
+    @property
     def accuracy(self) -> str:
         """The accuracy to look at: of the validation split where there is one."""
         return "val_accuracy" if self.trials["val_accuracy"].notna().any() else "test_accuracy"
@@ -58,7 +64,9 @@ def read_record(tracking_uri: str, study: str) -> StudyRecord:
         AnalysisError: the store cannot be read, there is no such study in it, or it has no finished trial.
     """
     if tracking_uri.startswith("sqlite:///") and not Path(urlsplit(tracking_uri).path[1:]).exists():
-        raise AnalysisError(f"there is no record at {tracking_uri}: name the folder with --store, or run the study first")
+        raise AnalysisError(
+            f"there is no record at {tracking_uri}: name the folder with --store, or run the study first"
+        )
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -70,7 +78,7 @@ def read_record(tracking_uri: str, study: str) -> StudyRecord:
                 f"{tracking_uri} has no study {study!r}; it has {', '.join(names) if names else 'none'}"
             )
         runs = _all_runs(client, experiment.experiment_id)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise AnalysisError(f"the record at {tracking_uri} cannot be read: {str(error).splitlines()[0]}") from error
     by_level: dict[str, list[Run]] = {"study": [], "trial": [], "replicate": []}
     for run in runs:

@@ -5,7 +5,9 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import rich.box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,13 +17,22 @@ from study.spec import named_studies
 from trainables.errors import ConfigError, DataError
 from trainables.tasks import TASKS, load_task
 
+if TYPE_CHECKING:
+    from analysis import Report, StudyRecord
+    from study.record import Record
+
+SUMMARY_ROWS = 12
+# Where output goes to a file, nothing tells how wide a line may be.
+LINE_WIDTH = 120
 EXIT_OK, EXIT_FAILED_TRIALS, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a study; 0 when all of it is done, 1 if trials failed, 2 for an error, 130 when interrupted."""
     # The driver sends everything that libraries print into a log: keep a terminal of our own.
-    console = Console(file=os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"), soft_wrap=False)
+    console = Console(file=os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
+    if not console.is_terminal:
+        console.width = LINE_WIDTH
     try:
         options = parse_options(arguments)
         if options is None:
@@ -33,7 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_ERROR
     except KeyboardInterrupt:
         command = shlex.join(["python", "study/run.py", *(sys.argv[1:] if arguments is None else arguments)])
-        console.print(f"\nInterrupted. Finished trials are kept; the same command runs the rest: {command}", markup=False)
+        console.print(
+            f"\nInterrupted. Finished trials are kept; the same command runs the rest: {command}", markup=False
+        )
         return EXIT_INTERRUPTED
 
 
@@ -75,11 +88,9 @@ def _run(options: Options, console: Console) -> int:
     return EXIT_FAILED_TRIALS if failures else EXIT_OK
 
 
-def _analyse(options: Options, record: "object", console: Console) -> None:
+def _analyse(options: Options, record: "Record", console: Console) -> None:
     from analysis import AnalysisError, read_record, write_report
-    from study.record import Record
 
-    assert isinstance(record, Record)
     stores, name = options.stores, options.spec.name
     command = [_program("python"), "-m", "analysis", name]
     if not stores.tracking_is_local:
@@ -91,7 +102,9 @@ def _analyse(options: Options, record: "object", console: Console) -> None:
         study_record = read_record(stores.tracking_uri, name)
         report = write_report(study_record, stores.report_folder(name), analysis_command)
     except AnalysisError as error:
-        raise StudyError(f"{error} The trials are safe in the record; analyse them again with: {analysis_command}") from error
+        raise StudyError(
+            f"{error} The trials are safe in the record; analyse them again with: {analysis_command}"
+        ) from error
     record.attach_report(report.folder)
     console.print()
     console.print(_summary(study_record, report))
@@ -99,22 +112,25 @@ def _analyse(options: Options, record: "object", console: Console) -> None:
     console.print(_next_commands(options, analysis_command))
 
 
-def _summary(study_record: "object", report: "object") -> Table:
-    from analysis.report import Report, trial_cells
-    from analysis.table import StudyRecord
+def _summary(study_record: "StudyRecord", report: "Report") -> Table:
+    """The Pareto-optimal trials, as many as fit a screen."""
+    from analysis.report import trial_cells
 
-    assert isinstance(study_record, StudyRecord) and isinstance(report, Report)
     rows = trial_cells(study_record, report.front)
     table = Table(
-        title=f"{len(study_record.trials)} trials, {len(report.front)} on the Pareto front (mean ± 95 % interval)",
+        title=f"{len(study_record.trials)} trials; on the Pareto front (mean ± 95 % interval over replicates)",
         title_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 1),
     )
-    for name in rows[0] if rows else ("no trial is usable",):
-        table.add_column(name, justify="right")
-    for row in rows[:15]:
-        table.add_row(*row.values())
-    if len(rows) > 15:
-        table.caption = f"and {len(rows) - 15} more in the report"
+    table.add_column("network" if rows else "no trial is usable", no_wrap=True)
+    for name in list(rows[0])[2:] if rows else []:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows[:SUMMARY_ROWS]:
+        layers, width, *others = row.values()
+        table.add_row(f"{layers}×{width}", *others)
+    if len(rows) > SUMMARY_ROWS:
+        table.caption = f"and {len(rows) - SUMMARY_ROWS} more in the report"
     return table
 
 
@@ -124,7 +140,9 @@ def _where(options: Options, page: Path) -> Table:
     table.title, table.title_justify = "\nWhere everything is", "left"
     table.add_row("report", _shown(page))
     table.add_row("tables and figures", _shown(page.parent))
-    table.add_row("MLflow record", _shown(stores.root / "mlflow.db") if stores.tracking_is_local else stores.tracking_uri)
+    table.add_row(
+        "MLflow record", _shown(stores.root / "mlflow.db") if stores.tracking_is_local else stores.tracking_uri
+    )
     table.add_row("Optuna study", _database(stores.optuna_url, stores.root))
     table.add_row("Ray's files and log", _shown(stores.log_file(name).parent))
     return table
@@ -160,7 +178,11 @@ def _shown(path: Path) -> str:
 
 
 def _database(url: str, root: Path) -> str:
-    return f"sqlite:///{_shown(root / 'optuna.db')}" if url == f"sqlite:///{root / 'optuna.db'}" else _without_password(url)
+    return (
+        f"sqlite:///{_shown(root / 'optuna.db')}"
+        if url == f"sqlite:///{root / 'optuna.db'}"
+        else _without_password(url)
+    )
 
 
 def _without_password(url: str) -> str:

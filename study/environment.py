@@ -7,7 +7,17 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES = ("self-modeling-study", "torch", "torchvision", "devinterp", "ray", "optuna", "mlflow", "numpy", "scikit-learn")
+PACKAGES = (
+    "self-modeling-study",
+    "torch",
+    "torchvision",
+    "devinterp",
+    "ray",
+    "optuna",
+    "mlflow",
+    "numpy",
+    "scikit-learn",
+)
 
 
 def describe_environment() -> dict[str, str]:

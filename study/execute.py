@@ -87,6 +87,7 @@ def _tuner(
             max_concurrent_trials=resources.concurrent,
             # A worker keeps its process, and the seconds of imports in it, from one trial to the next.
             reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"{trial.config['key']}_{trial.trial_id}",
         ),
         run_config=RunConfig(
             name=plan.spec.name,
@@ -101,7 +102,7 @@ def _tuner(
 
 def _points_to_run(plan: Plan, interrupted: list[Point]) -> list[Point]:
     """The missing points, those first that an earlier run was at."""
-    points = {}
+    points: dict[str, Point] = {}
     for point in (*interrupted, *plan.missing):
         config = plan.spec.trial_config(point)
         if config is not None and config.key(plan.data_digest) not in plan.finished:
@@ -111,15 +112,13 @@ def _points_to_run(plan: Plan, interrupted: list[Point]) -> list[Point]:
 
 def _connect(resources: Resources) -> None:
     try:
-        ray.init(
-            address=resources.address, configure_logging=False, log_to_driver=False, include_dashboard=False
-        )
+        ray.init(address=resources.address, configure_logging=False, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, RuntimeError, OSError) as error:
         where = f"the Ray cluster at {resources.address}" if resources.address else "Ray on this machine"
         raise StudyError(
             f"{where} cannot be reached or started: {error}. Check --address, or 'ray status' on the cluster."
         ) from error
-    available = ray.cluster_resources()
+    available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, wanted in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
         if wanted > available.get(name, 0):
             raise StudyError(
@@ -161,8 +160,9 @@ class _RecordCallback(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         key, config = _identity(trial)
         outcome = Outcome(**trial.last_result["outcome"])
+        assert trial.checkpoint is not None, "a trial's last report comes with its files"
         with self._error_kept(), trial.checkpoint.as_directory() as checkpoint, tempfile.TemporaryDirectory() as folder:
-            _lay_out_artifacts(Path(checkpoint), Path(folder), config, outcome)
+            _lay_out_artifacts(Path(checkpoint), Path(folder), outcome)
             self._record.finish_trial(key, config, outcome, Path(folder))
         self._progress.finished(key, config, outcome)
 
@@ -187,7 +187,7 @@ def _identity(trial: Trial) -> tuple[str, TrialConfig]:
     return trial.config["key"], TrialConfig(**trial.config["trial"])
 
 
-def _lay_out_artifacts(checkpoint: Path, folder: Path, config: TrialConfig, outcome: Outcome) -> None:
+def _lay_out_artifacts(checkpoint: Path, folder: Path, outcome: Outcome) -> None:
     """Arrange a trial's files as the record shows them, and draw the picture of its rlct trace."""
     for name, target in (
         (WEIGHTS_FILE, f"checkpoint/{WEIGHTS_FILE}"),

@@ -14,7 +14,7 @@ def explain_errors(error: ValidationError, raw: dict[str, Any], model: type[Base
     # A value that fits no member of a union gives an error for each: the one that is not about its type says most.
     for details in sorted(error.errors(), key=lambda e: e["type"].endswith(("_type", "_parsing"))):
         field = _field_path(details, raw)
-        if not any(known.startswith(f"{field}.") for known in by_field):
+        if not any(known.startswith((f"{field}.", f"{field}[")) for known in by_field):
             by_field.setdefault(field, details)
     return [_explain(field, details, model) for field, details in by_field.items()]
 

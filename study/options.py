@@ -96,7 +96,9 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
         "study", nargs="?", default=DEFAULT_STUDY, metavar="STUDY",
         help=f"name of a study, or path of a YAML file (default: {DEFAULT_STUDY}; --list shows the named ones)",
     )  # fmt: skip
-    parser.add_argument("--plan", action="store_true", help="show what would run and how long it would take; run nothing")
+    parser.add_argument(
+        "--plan", action="store_true", help="show what would run and how long it would take; run nothing"
+    )
     parser.add_argument("--list", action="store_true", help="list the named studies and their questions")
     where = parser.add_argument_group("where things lie")
     where.add_argument(
@@ -111,11 +113,19 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--ray-storage", metavar="URI", help="Ray Tune's folder, seen by all nodes (default: STORE/ray)")
     how = parser.add_argument_group("how it runs")
     how.add_argument(
-        "--address", metavar="ADDRESS", help="Ray cluster (default: one that runs on this machine, else a new local one)"
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster (default: one that runs on this machine, else a new local one)",
     )
-    how.add_argument("--cpus-per-trial", type=_positive_int, default=1, metavar="N", help="CPU cores per trial (default: 1)")
-    how.add_argument("--gpus-per-trial", type=_share, default=0.0, metavar="X", help="GPUs, or a share of one (default: 0)")
-    how.add_argument("--concurrent", type=_positive_int, metavar="N", help="trials side by side at most (default: all that fit)")
+    how.add_argument(
+        "--cpus-per-trial", type=_positive_int, default=1, metavar="N", help="CPU cores per trial (default: 1)"
+    )
+    how.add_argument(
+        "--gpus-per-trial", type=_share, default=0.0, metavar="X", help="GPUs, or a share of one (default: 0)"
+    )
+    how.add_argument(
+        "--concurrent", type=_positive_int, metavar="N", help="trials side by side at most (default: all that fit)"
+    )
 
 
 def _print_help(parser: argparse.ArgumentParser, arguments: list[str]) -> None:

@@ -20,7 +20,10 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
     samples = plan.data.training_size(training.validation_fraction)
     held_out = len(plan.data.train_labels) - samples
     table = Table.grid(padding=(0, 2))
-    table.add_row("task", f"{spec.task}: {samples:,} training, {held_out:,} validation, {len(plan.data.test_labels):,} test samples")
+    table.add_row(
+        "task",
+        f"{spec.task}: {samples:,} training, {held_out:,} validation, {len(plan.data.test_labels):,} test samples",
+    )
     if held_out == 0:
         table.add_row("", "published recipe: no validation split, the test split is reported")
     if spec.sampler == "grid":
@@ -28,7 +31,9 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
     else:
         table.add_row("trials", f"{plan.trials}: {len(plan.points)} design points, then sampler {spec.sampler}")
     table.add_row("replicates", f"{spec.replicates} per trial, {plan.trials * spec.replicates:,} networks")
-    table.add_row("epochs", f"{training.epochs} per network, {plan.trials * spec.replicates * training.epochs:,} in all")
+    table.add_row(
+        "epochs", f"{training.epochs} per network, {plan.trials * spec.replicates * training.epochs:,} in all"
+    )
     table.add_row("rlct", f"{rlct.chains} chains × {rlct.draws} draws per network")
     for name in SEARCHED:
         table.add_row(name, _in_words(getattr(spec.space, name)))
@@ -38,7 +43,7 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
     table.add_row("to run", f"{plan.remaining} trials")
     table.add_row(
         "estimated time",
-        f"{format_seconds(seconds)} with {side_by_side} trial(s) side by side, from a piece of one timed on this machine"
+        f"{format_seconds(seconds)} with {side_by_side} trial(s) side by side, by timing a piece of one on this machine"
         if plan.remaining
         else "none: everything is finished",
     )
@@ -48,7 +53,9 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
 
 def _in_words(dimension: Any) -> str:
     if isinstance(dimension, list):
-        return "one of " + ", ".join(f"{choice:g}" if isinstance(choice, float) else str(choice) for choice in dimension)
+        return "one of " + ", ".join(
+            f"{choice:g}" if isinstance(choice, float) else str(choice) for choice in dimension
+        )
     if hasattr(dimension, "low"):
         text = f"{dimension.low:g} to {dimension.high:g}" + (", logarithmic" if dimension.log else "")
         return text + (", or 0 (baseline)" if getattr(dimension, "baseline", False) else "")

@@ -1,6 +1,6 @@
 """What a person sees while a study runs."""
 
-import time
+import statistics
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
@@ -26,10 +26,10 @@ class StudyProgress:
         self._running: dict[str, tuple[TrialConfig, str]] = {}
         self._done = self._failed = 0
         self._work_done = 0.0
+        self._seconds_per_work: list[float] = []
         self._most_side_by_side = 1
         self._total_work = plan.remaining_work
         self._best: dict[str, tuple[float, str]] = {}
-        self._first_start: float | None = None
         self._bar = Progress(
             TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
@@ -48,8 +48,6 @@ class StudyProgress:
             self._live.stop()
 
     def started(self, key: str, config: TrialConfig) -> None:
-        if self._first_start is None:
-            self._first_start = time.monotonic()
         self._running[key] = (config, "starting")
         self._most_side_by_side = max(self._most_side_by_side, len(self._running))
 
@@ -60,6 +58,7 @@ class StudyProgress:
     def finished(self, key: str, config: TrialConfig, outcome: Outcome) -> None:
         self._end(key, config)
         self._done += 1
+        self._seconds_per_work.append(sum(outcome.seconds.values()) / work(config, self._plan.data))
         means = mean_and_error(outcome.measurements)
         if outcome.status == "ok":
             self._keep_best(means, describe_trial(config))
@@ -96,13 +95,14 @@ class StudyProgress:
             self._console.print(f"{counts} {text}", markup=False, highlight=False, soft_wrap=True)
 
     def _time_left(self) -> str:
-        if self._first_start is None or self._work_done == 0:
+        if not self._seconds_per_work:
             return "time left: not known yet"
-        # Work in flight counts half: on the average it is half done.
+        # Trials in flight count half: on the average they are half done. The median keeps out the first trials, which
+        # also paid for the workers' imports.
         in_flight = sum(work(config, self._plan.data) for config, _ in self._running.values()) / 2
-        rate = (self._work_done + in_flight) / (time.monotonic() - self._first_start)
         left = max(0.0, self._total_work - self._work_done - in_flight)
-        return f"about {format_seconds(left / rate)} left"
+        seconds = left * statistics.median(self._seconds_per_work) / self._most_side_by_side
+        return f"about {format_seconds(seconds)} left"
 
     def _render(self) -> RenderableType:
         counts = Text(

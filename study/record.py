@@ -19,6 +19,7 @@ import yaml
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from study.environment import describe_environment
 from study.errors import StudyError
@@ -163,7 +164,9 @@ class Record:
             self._client.log_artifacts(run_id, str(artifacts))
             for index, seed in enumerate(config.seeds):
                 self._write_replicate(run_id, key, config, outcome, index, seed)
-            self._log_metrics(run_id, [Metric(name, value, now, config.training.epochs) for name, value in values.items()])
+            self._log_metrics(
+                run_id, [Metric(name, value, now, config.training.epochs) for name, value in values.items()]
+            )
             tags = {
                 "status_detail": outcome.status,
                 "rlct_verdict": outcome.rlct_verdict,
@@ -259,7 +262,7 @@ class Record:
     def _reachable(self) -> Iterator[None]:
         try:
             yield
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             raise StudyError(
                 f"the MLflow record at {self.stores.tracking_uri} cannot be used: {_first_line(error)} "
                 "Check that the server runs (or the folder is writable, with room on the disk) and that the store was "

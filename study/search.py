@@ -4,7 +4,9 @@ One Ray Tune trial is one Optuna trial. Values and user attributes are written w
 all finite ends as failed, because Optuna cannot rank it, and says so in its user attributes.
 """
 
+import contextlib
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,9 +23,10 @@ from study.errors import StudyError
 from study.outcome import mean_and_error
 from study.space import IntRange, SearchSpace, WeightRange
 from study.spec import Point, StudySpec
-from trainables.config import TrialConfig
 
-# Suggestions in a row that are all known already, after which the space counts as exhausted.
+# Suggestions in a row that are all known already, after which a sampler gives way to random choice (TPE can insist on a
+# baseline for ever, and there are only so many of those), and after which the space counts as exhausted.
+KNOWN_BEFORE_RANDOM = 5
 KNOWN_IN_A_ROW = 200
 
 
@@ -37,6 +40,7 @@ class StudySearch(OptunaSearch):
         self._data_digest = data_digest
         self._points = list(points)
         self._taken = set(taken)
+        self._ot_study: optuna.Study  # type: ignore[assignment]
         super().__init__(
             space=self._suggest_trial,
             metric=list(spec.objectives),
@@ -45,12 +49,23 @@ class StudySearch(OptunaSearch):
             storage=storage,
             study_name=spec.name,
         )
-        self._ot_study.set_metric_names(list(spec.objectives))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._ot_study.set_metric_names(list(spec.objectives))
         self._ot_study.set_user_attr("question", spec.question)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next design point, or the sampler's next choice that is not known already."""
-        for _ in range(KNOWN_IN_A_ROW):
+        chosen_sampler = self._ot_study.sampler
+        try:
+            return self._suggest_new(trial_id)
+        finally:
+            self._ot_study.sampler = chosen_sampler
+
+    def _suggest_new(self, trial_id: str) -> dict[str, Any] | str:
+        for known in range(KNOWN_IN_A_ROW):
+            if known == KNOWN_BEFORE_RANDOM:
+                self._ot_study.sampler = RandomSampler(seed=self._spec.seed + len(self._taken))
             if self._points:
                 self._ot_study.enqueue_trial(point_as_params(self._points.pop(0), self._spec))
             elif self._spec.sampler == "grid":
@@ -110,8 +125,8 @@ def open_storage(url: str) -> RDBStorage:
         return RDBStorage(url)
     except Exception as error:  # The database's driver decides which.
         raise StudyError(
-            f"the Optuna storage {_without_password(url)} cannot be opened: {_first_line(error)}. Check --optuna-storage, "
-            "or that the folder of --store is writable and its optuna.db was made by this version of Optuna."
+            f"the Optuna storage {_without_password(url)} cannot be opened: {_first_line(error)}. Check "
+            "--optuna-storage, or that the folder of --store is writable and its optuna.db is one of this Optuna."
         ) from error
 
 
@@ -139,10 +154,9 @@ def reconcile(spec: StudySpec, storage: RDBStorage) -> list[Point]:
         else:
             number = frozen.number
             study._storage.set_trial_user_attr(frozen._trial_id, "status_detail", "interrupted")
-            try:
+            # Without all its parameters chosen, it is no point yet.
+            with contextlib.suppress(ValueError):
                 interrupted.append(suggest_point(optuna.trial.FixedTrial(frozen.params), spec.space, False))
-            except ValueError:
-                pass  # Interrupted before all its parameters were chosen.
         study.tell(number, state=TrialState.FAIL)
     return interrupted
 
@@ -174,7 +188,9 @@ def point_as_params(point: Point, spec: StudySpec) -> dict[str, Any]:
     if point.aux_weight > 0 or not isinstance(space.aux_weight, WeightRange):
         params["aux_weight"] = point.aux_weight
     if point.aux_weight > 0:
-        target = point.hidden_layers if point.target_depth == "last" and space.target_depth == "any" else point.target_depth
+        target = (
+            point.hidden_layers if point.target_depth == "last" and space.target_depth == "any" else point.target_depth
+        )
         params[_target_name(space, point.hidden_layers)] = target
     return params
 
@@ -198,7 +214,11 @@ def _suggest_target(trial: optuna.trial.BaseTrial, space: SearchSpace, hidden_la
     if space.target_depth == "any":
         return trial.suggest_int(name, 1, hidden_layers)
     choices = space.targets_within(hidden_layers)
-    return choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)
+    if len(choices) == 1:
+        return choices[0]
+    chosen = trial.suggest_categorical(name, choices)
+    assert isinstance(chosen, int | str)
+    return chosen
 
 
 def _target_name(space: SearchSpace, hidden_layers: int) -> str:

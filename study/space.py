@@ -22,7 +22,8 @@ class WeightRange(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        return _ordered(self)
+        _check_ordered(self.low, self.high)
+        return self
 
 
 class IntRange(Section):
@@ -34,16 +35,13 @@ class IntRange(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        return _ordered(self)
+        _check_ordered(self.low, self.high)
+        return self
 
 
-_Range = TypeVar("_Range", WeightRange, IntRange)
-
-
-def _ordered(bounds: _Range) -> _Range:
-    if bounds.low >= bounds.high:
-        raise ValueError(f"low ({bounds.low}) must be below high ({bounds.high})")
-    return bounds
+def _check_ordered(low: float, high: float) -> None:
+    if low >= high:
+        raise ValueError(f"low ({low}) must be below high ({high})")
 
 
 def _parse_target(target: int | str) -> int | str:
@@ -80,7 +78,7 @@ class SearchSpace(Section):
     hidden_layers: Count | Choices[Count] | IntRange = Field(1, description="Number of hidden layers.")
     width: Count | Choices[Count] | IntRange = Field(64, description="Units of every hidden layer.")
     aux_weight: Weight | Choices[Weight] | WeightRange = Field(
-        default_factory=lambda: [0.0, 1.0, 5.0, 10.0, 20.0, 50.0],
+        default=[0.0, 1.0, 5.0, 10.0, 20.0, 50.0],
         description="Weight of the self-modeling loss; 0 is the baseline.",
     )
     target_depth: Target | Choices[Target] = Field(
@@ -123,14 +121,14 @@ class SearchSpace(Section):
         """Hidden layers of the shallowest network of the space."""
         if isinstance(self.hidden_layers, IntRange):
             return self.hidden_layers.low
-        return min(self.choices("hidden_layers") or ())
+        return int(min(self.choices("hidden_layers") or ()))
 
     @property
     def largest_depth(self) -> int:
         """Hidden layers of the deepest network of the space."""
         if isinstance(self.hidden_layers, IntRange):
             return self.hidden_layers.high
-        return max(self.choices("hidden_layers") or ())
+        return int(max(self.choices("hidden_layers") or ()))
 
 
 def target_depths(target: int | str, hidden_layers: int) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ class StudySpec(Section):
     space: SearchSpace = Field(default_factory=SearchSpace, description="What differs between the trials.")
     design: list[DesignPoints] = Field(default_factory=list, description="Points that are run before the search.")
     objectives: dict[ObjectiveName, Direction] = Field(
-        default_factory=lambda: {"val_accuracy": "maximize", "weight_std": "minimize", "rlct": "minimize"},
+        default={"val_accuracy": "maximize", "weight_std": "minimize", "rlct": "minimize"},
         min_length=1,
         description="What the search looks at, and which way is better.",
     )
@@ -93,7 +93,7 @@ class StudySpec(Section):
         if self.training.validation_fraction == 0 and "val_accuracy" in self.objectives:
             raise ValueError(
                 "objectives: val_accuracy needs a validation split, and training.validation_fraction is 0 (the "
-                "published recipe). Set it above 0, or leave val_accuracy out: the search must not look at the test split"
+                "published recipe). Set it above 0, or leave val_accuracy out: a search must not look at the test split"
             )
         if self.sampler == "grid":
             self._check_grid()

@@ -58,6 +58,8 @@ class Stores:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StudyError(f"--store {self.root}: cannot be created: {error.strerror}. Name another folder.") from error
+            raise StudyError(
+                f"--store {self.root}: cannot be created: {error.strerror}. Name another folder."
+            ) from error
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StudyError(f"--store {self.root}: is not writable. Make it writable, or name another folder.")

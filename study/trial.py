@@ -18,8 +18,8 @@ from trainables.config import TrialConfig
 from trainables.experiment import ExperimentResult, run_experiment
 from trainables.tasks import TaskData
 
-# Seconds between two reports: each costs the driver about a hundredth of one.
-REPORT_INTERVAL = 1.0
+# Seconds between two reports: a worker stands still until the driver has taken one.
+REPORT_INTERVAL = 4.0
 HISTORY_FILE = "history.parquet"
 TRACE_FILE = "rlct_trace.parquet"
 OUTCOME_FILE = "outcome.json"

@@ -51,7 +51,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config = TrialConfig(**json.loads(metadata["config"]))
         features, classes = int(metadata["features"]), int(metadata["classes"])
         self_model = SelfModel(config.self_model, layers_of(config.network), classes)

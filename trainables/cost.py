@@ -1,5 +1,6 @@
 """How much work a trial is, before it is run: for plans and for the time that is left."""
 
+from itertools import pairwise
 from time import perf_counter
 
 import torch
@@ -22,7 +23,7 @@ def work(config: TrialConfig, data: TaskData) -> float:
     layers = layers_of(config.network)
     outputs = sum(SelfModel(config.self_model, layers, data.classes).head_rows)
     sizes = [data.features, *(layer.units for layer in layers)]
-    hidden_weights = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    hidden_weights = sum(a * b for a, b in pairwise(sizes))
     weights, classifier_weights = hidden_weights + sizes[-1] * outputs, hidden_weights + sizes[-1] * data.classes
     samples = data.training_size(training.validation_fraction)
     held_out = len(data.train_labels) - samples + len(data.test_labels)

@@ -58,4 +58,5 @@ class SelfModel:
         start = self.classes + self.units - self._last.units
         rows = head_weight[:, start:]
         identity = torch.eye(self._last.units, device=rows.device)
-        return torch.linalg.matrix_norm(rows - identity) / math.sqrt(self._last.units)
+        distance: Tensor = torch.linalg.matrix_norm(rows - identity) / math.sqrt(self._last.units)
+        return distance

@@ -58,7 +58,7 @@ def train(
 
 
 def loss_per_replicate(self_model: SelfModel, network: ReplicatedNetwork, inputs: Tensor, labels: Tensor) -> Tensor:
-    """CE(classes) + aux_weight · MSE(prediction, activations) of inputs (R, B, features), (2, R): total and CE alone."""
+    """CE(classes) + aux_weight · MSE(prediction, activations) of inputs (R, B, features), and CE alone: (2, R)."""
     activations = network(inputs)
     entropy = cross_entropy(self_model.logits(activations), labels)
     if not self_model.units:
@@ -84,9 +84,7 @@ def evaluate(network: ReplicatedNetwork, self_model: SelfModel, split: Split) ->
     sum_of_targets = torch.zeros(replicates, self_model.units, dtype=torch.float64, device=device)
     sum_of_squares = torch.zeros_like(sum_of_targets)
     squared_error = torch.zeros(replicates, dtype=torch.float64, device=device)
-    for inputs, labels in zip(
-        split.inputs.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True
-    ):  # fmt: skip
+    for inputs, labels in split.batches(EVALUATION_BATCH):
         activations = network(inputs.unsqueeze(0))
         correct += (self_model.logits(activations).argmax(dim=2) == labels).sum(dim=1)
         if self_model.units:
@@ -115,7 +113,8 @@ def _train_epoch(
 ) -> Tensor:
     """One pass in the given order (R, n); the mean cross-entropy of its samples, (R,)."""
     total = torch.zeros(network.replicates, device=order.device)
-    for indices in order.split(batch_size, dim=1):
+    for start in range(0, order.shape[1], batch_size):
+        indices = order[:, start : start + batch_size]
         optimizer.zero_grad(set_to_none=True)
         losses, entropy = loss_per_replicate(self_model, network, split.inputs[indices], split.labels[indices])
         # The replicates share no parameter: the gradient of the sum is each one's own.

@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +32,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels in order, `size` samples at a time."""
+        for start in range(0, len(self), size):
+            yield self.inputs[start : start + size], self.labels[start : start + size]
 
 
 @dataclass(frozen=True)

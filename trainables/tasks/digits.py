@@ -10,6 +10,8 @@ from trainables.tasks.base import Recipe, Task, TaskData
 
 
 class Digits(Task):
+    """1,797 images of 8×8 pixels, ten classes, scaled to [−1, 1]."""
+
     name: ClassVar[str] = "digits"
     summary: ClassVar[str] = "1,797 handwritten digits of 8×8 pixels, embedded in scikit-learn"
     needs_data_root: ClassVar[bool] = False
@@ -17,7 +19,7 @@ class Digits(Task):
     # whose chains agree within a few per cent (steps ten times larger, held ten times less).
     recipe: ClassVar[Recipe] = Recipe(
         training=TrainingConfig(learning_rate=0.02, batch_size=64, epochs=60, validation_fraction=0.2),
-        rlct=RlctConfig(step_size=1e-3, localization=10.0, draws=600, batch_size=256),
+        rlct=RlctConfig(step_size=1e-3, localization=10.0, draws=400, batch_size=128),
     )
 
     def load(self, root: Path | None) -> TaskData:

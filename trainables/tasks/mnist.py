@@ -21,6 +21,8 @@ SHA256 = {
 
 
 class Mnist(Task):
+    """60,000 + 10,000 images of 28×28 pixels, ten classes, scaled to [−1, 1]."""
+
     name: ClassVar[str] = "mnist"
     summary: ClassVar[str] = "70,000 handwritten digits of 28×28 pixels, through torchvision"
     needs_data_root: ClassVar[bool] = True
@@ -72,7 +74,9 @@ def _verify(path: Path, expected: str) -> None:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Make it readable, or name another --data.") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}. Make it readable, or name another --data."
+        ) from error
     if found != expected:
         raise DataError(
             f"{path} is not the MNIST file of that name (SHA-256 {found[:12]}… of {path.stat().st_size:,} bytes, "

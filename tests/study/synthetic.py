@@ -1,0 +1,72 @@
+"""A study's record with made-up values: the real record, without the hours of training."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from study.outcome import Outcome
+from study.record import Record
+from study.spec import StudySpec, build_spec
+from study.stores import Stores
+from trainables.config import TrialConfig
+from trainables.training import EPOCH_METRICS
+
+DIGEST = "0" * 64
+Values = Callable[[TrialConfig, int], dict[str, float]]
+
+
+def sweep_spec(
+    name: str = "made-up", weights: tuple[float, ...] = (0, 1, 2, 5, 10, 20), replicates: int = 4
+) -> StudySpec:
+    raw = {
+        "name": name, "question": "Is it so?", "task": "digits", "sampler": "grid", "replicates": replicates,
+        "space": {"hidden_layers": 1, "width": 16, "aux_weight": list(weights), "target_depth": 1},
+    }  # fmt: skip
+    return build_spec(raw, name)
+
+
+def make_outcome(config: TrialConfig, values: Values, status: str = "ok") -> Outcome:
+    per_replicate = [values(config, index) for index in range(config.replicates)]
+    names = (*EPOCH_METRICS, "rlct", "rlct_se")
+    return Outcome(
+        measurements={name: [row.get(name, 0.5) for row in per_replicate] for name in names},
+        status=status,
+        replicate_statuses=[status] * config.replicates,
+        rlct_verdict="sound",
+        replicate_verdicts=["sound"] * config.replicates,
+        nbeta=26.4,
+        seconds={"training": 1.0, "rlct": 2.0},
+        device="cpu",
+        host="here",
+    )
+
+
+def write_study(stores: Stores, spec: StudySpec, values: Values, folder: Path) -> Record:
+    """Write every cell of the study as finished."""
+    record = Record(stores, spec.name)
+    record.open_study(spec, DIGEST)
+    folder.mkdir(exist_ok=True)
+    (folder / "history.parquet").write_bytes(b"made up")
+    for point in spec.points():
+        config = spec.trial_config(point)
+        assert config is not None
+        key = config.key(DIGEST)
+        outcome = make_outcome(config, values)
+        record.start_trial(key, config)
+        epoch = {name: outcome.measurements[name] for name in EPOCH_METRICS}
+        record.log_epochs(key, 1, [epoch] * 2)
+        record.finish_trial(key, config, outcome, folder)
+    record.close_study("FINISHED")
+    return record
+
+
+def falling(config: TrialConfig, index: int) -> dict[str, float]:
+    """rlct falls with the weight as 30·(1 + w/5)^−0.4, weight_std as 0.3·(1 + w/5)^−0.1, with some noise."""
+    noise = np.random.default_rng([index, int(config.self_model.aux_weight * 10)]).normal(scale=0.002)
+    weight = config.self_model.aux_weight
+    return {
+        "rlct": 30 * (1 + weight / 5) ** -0.4 * (1 + noise),
+        "weight_std": 0.3 * (1 + weight / 5) ** -0.1 * (1 + noise),
+        "val_accuracy": 0.97 - 0.001 * weight + noise,
+    }

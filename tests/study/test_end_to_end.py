@@ -1,0 +1,317 @@
+"""Whole studies as a user runs them: the command line, a real Ray, SQLite stores, real (small) data."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState
+from rich.console import Console
+
+from study.execute import execute
+from study.plan import Plan
+from study.progress import StudyProgress
+from study.record import Record
+from study.resources import Resources
+from study.spec import build_spec
+from study.stores import Stores
+from trainables.checkpoint import load_checkpoint
+from trainables.tasks import TaskData
+from trainables.training import EPOCH_METRICS
+
+RUN = Path(__file__).parents[2] / "study" / "run.py"
+STUDY = """
+question: Does it run?
+task: digits
+replicates: 2
+trials: {trials}
+sampler: random
+space:
+  hidden_layers: {{low: 1, high: 2}}
+  width: 8
+  aux_weight: {{low: 0.1, high: 10}}
+  target_depth: any
+design:
+  - {{hidden_layers: 1, aux_weight: [0, 1, 2, 5, 10], target_depth: 1}}
+training: {{epochs: {epochs}}}
+rlct: {{draws: 10, chains: 2, batch_size: 32}}
+"""
+
+
+@dataclass
+class Folder:
+    """A working directory with a study file, and what running it left in ./runs."""
+
+    path: Path
+
+    def write(self, trials: int, epochs: int = 12) -> None:
+        (self.path / "small.yaml").write_text(STUDY.format(trials=trials, epochs=epochs))
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, str(RUN), "small.yaml", *arguments]
+        return subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=300)
+
+    def run_until(self, line_start: str, end: signal.Signals) -> int:
+        """Start it, send a signal when a line begins so; the exit code."""
+        process = subprocess.Popen(
+            [sys.executable, str(RUN), "small.yaml"], cwd=self.path, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(line_start):
+                break
+        else:
+            pytest.fail(f"no line began with {line_start!r}")
+        if end == signal.SIGKILL:
+            os.killpg(process.pid, end)  # Ray's processes too, as when the machine dies.
+        else:
+            process.send_signal(end)
+        process.stdout.read()
+        return process.wait(timeout=60)
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.path}/runs/mlflow.db")
+
+    def runs(self, condition: str) -> list[Run]:
+        experiment = self.client.get_experiment_by_name("small")
+        assert experiment is not None
+        return list(self.client.search_runs([experiment.experiment_id], condition))
+
+    def finished(self) -> dict[str, str]:
+        """Trial key to run id of the finished trials."""
+        runs = self.runs("tags.level = 'trial' and attributes.status = 'FINISHED'")
+        assert len({run.data.tags["trial_key"] for run in runs}) == len(runs)
+        return {run.data.tags["trial_key"]: run.info.run_id for run in runs}
+
+    def optuna_study(self) -> optuna.Study:
+        return optuna.load_study(study_name="small", storage=f"sqlite:///{self.path}/runs/optuna.db")
+
+
+@dataclass
+class Story:
+    """A study of 9 trials: planned, interrupted after 2, killed after 2 more, run to its end."""
+
+    folder: Folder
+    planned: str
+    exit_codes: tuple[int, int]
+    finished_after: tuple[dict[str, str], dict[str, str]]
+    open_after_interrupt: int
+    printed_at_last: str
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    folder = Folder(tmp_path_factory.mktemp("story"))
+    folder.write(trials=9)
+    planned = folder.run("--plan")
+    assert planned.returncode == 0, planned.stderr
+    assert not (folder.path / "runs").exists(), "a plan leaves nothing behind"
+    interrupted = folder.run_until("[2/9", signal.SIGINT)
+    after_interrupt, still_open = folder.finished(), len(folder.runs("attributes.status = 'RUNNING'"))
+    killed = folder.run_until(f"[2/{9 - len(after_interrupt)}", signal.SIGKILL)
+    after_kill = folder.finished()
+    done = folder.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return Story(
+        folder, planned.stdout, (interrupted, killed), (after_interrupt, after_kill), still_open, done.stdout
+    )  # fmt: skip
+
+
+def test_the_plan_says_what_would_run(story: Story) -> None:
+    lines = [" ".join(line.split()) for line in story.planned.splitlines()]
+    for expected in (
+        "task digits: 1,150 training, 287 validation, 360 test samples",
+        "trials 9: 5 design points, then sampler random",
+        "replicates 2 per trial, 18 networks",
+        "epochs 12 per network, 216 in all",
+        "done already 0 trials",
+        "to run 9 trials",
+        "Nothing was run. Leave out --plan to run it.",
+    ):
+        assert expected in lines
+    assert re.search(r"estimated time +\d+ (s|min)", story.planned)
+
+
+def test_an_interrupted_and_a_killed_study_go_on_where_they_were(story: Story) -> None:
+    folder, (after_interrupt, after_kill) = story.folder, story.finished_after
+    assert story.exit_codes == (130, -signal.SIGKILL)
+    assert 2 <= len(after_interrupt) < len(after_kill) < 9
+    assert story.open_after_interrupt == 0
+    finished = folder.finished()
+    assert len(finished) == 9
+    # Nothing that was finished has run again, or was touched.
+    assert after_interrupt.items() <= after_kill.items() <= finished.items()
+    assert folder.runs("attributes.status = 'RUNNING'") == []
+    assert TrialState.RUNNING not in [trial.state for trial in folder.optuna_study().trials]
+    replicates = folder.runs("tags.level = 'replicate'")
+    parents = [run.data.tags["mlflow.parentRunId"] for run in replicates]
+    assert [parents.count(run_id) for run_id in finished.values()] == [2] * 9
+
+
+def test_it_shows_progress_then_a_summary_the_places_and_the_next_commands(story: Story) -> None:
+    printed = story.printed_at_last
+    remaining = 9 - len(story.finished_after[1])
+    assert f"{9 - remaining} of 9 trials are finished, {remaining} to run, 2 replicates each" in printed
+    progress = re.findall(rf"^\[\d/{remaining}, 0 failed, .*\] \dx8 aux .*: val_accuracy", printed, re.MULTILINE)
+    assert len(progress) == remaining
+    assert "9 trials; on the Pareto front" in printed
+    for expected in (
+        "runs/reports/small/report.html", "runs/mlflow.db", "sqlite:///runs/optuna.db", "runs/ray/small",
+        "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db", "optuna-dashboard sqlite:///runs/optuna.db",
+        "-m analysis small",
+    ):  # fmt: skip
+        assert expected in printed, expected
+
+
+def test_rays_chatter_is_in_the_log_alone(story: Story) -> None:
+    folder, printed = story.folder, story.printed_at_last
+    log = (folder.path / "runs" / "ray" / "small" / "ray.log").read_text()
+    assert "Configuration for experiment" in log
+    assert not re.search(r"\(pid=|raylet|INFO|WARNING|SearchGenerator", printed)
+
+
+def test_every_trial_leaves_its_artifacts(story: Story) -> None:
+    folder = story.folder
+    assert len(folder.finished()) == 9
+    for key, run_id in folder.finished().items():
+        local = Path(folder.client.download_artifacts(run_id, ""))
+        history = pd.read_parquet(local / "history.parquet")
+        assert len(history) == 12 * 2
+        assert {"epoch", "replicate", "seed", *EPOCH_METRICS} <= set(history.columns)
+        trace = pd.read_parquet(local / "rlct" / "trace.parquet")
+        assert len(trace) == 10 * 2 * 2
+        assert trace["kept"].sum() == len(trace) / 2
+        assert (local / "rlct" / "trace.png").read_bytes().startswith(b"\x89PNG")
+        checkpoint = load_checkpoint(local / "checkpoint" / "weights.safetensors")
+        assert checkpoint.config.key(checkpoint.data_digest) == key
+        run = folder.client.get_run(run_id)
+        final = history[history["epoch"] == 12]
+        assert run.data.metrics["weight_std"] == pytest.approx(final["weight_std"].mean())
+        # The value measured in training is that of the weights in the checkpoint.
+        head = checkpoint.network.head.weight.detach().numpy()[:, :10].reshape(2, -1)
+        np.testing.assert_allclose(head.std(axis=1, ddof=1), final["weight_std"], rtol=1e-5)
+        steps = [metric.step for metric in folder.client.get_metric_history(run_id, "val_accuracy")]
+        assert steps == list(range(1, 13))
+
+
+def test_mlflow_and_optuna_tell_the_same_story(story: Story) -> None:
+    folder = story.folder
+    complete = folder.optuna_study().get_trials(states=(TrialState.COMPLETE,))
+    assert {trial.user_attrs["trial_key"] for trial in complete} == set(folder.finished())
+    for trial in complete:
+        metrics = folder.client.get_run(folder.finished()[trial.user_attrs["trial_key"]]).data.metrics
+        assert trial.values == pytest.approx([metrics["val_accuracy"], metrics["weight_std"], metrics["rlct"]])
+
+
+def test_the_study_run_holds_the_spec_and_the_report(story: Story) -> None:
+    folder = story.folder
+    (study,) = folder.runs("tags.level = 'study'")
+    assert study.info.status == "FINISHED"
+    local = Path(folder.client.download_artifacts(study.info.run_id, ""))
+    assert (local / "report" / "report.html").stat().st_size > 10_000
+    assert "hidden_layers" in (local / "spec.yaml").read_text()
+
+
+def test_the_resolved_spec_is_a_study_file_for_the_same_trials(story: Story) -> None:
+    folder = story.folder
+    (study,) = folder.runs("tags.level = 'study'")
+    spec_file = Path(folder.client.download_artifacts(study.info.run_id, "spec.yaml"))
+    shutil.copy(spec_file, folder.path / "resolved.yaml")
+    command = [sys.executable, str(RUN), "resolved.yaml", "--plan"]
+    planned = subprocess.run(command, cwd=folder.path, capture_output=True, text=True, timeout=120)
+    assert "to run          0 trials" in planned.stdout, planned.stderr
+
+
+def test_again_runs_nothing_and_more_trials_run_only_those(story: Story) -> None:
+    folder = story.folder
+    before = folder.finished()
+    again = folder.run()
+    assert again.returncode == 0, again.stderr
+    assert "All 9 trials are finished already: nothing to run." in again.stdout
+    assert folder.finished() == before
+
+    more = folder.run("--trials", "10")
+    assert more.returncode == 0, more.stdout + more.stderr
+    assert "9 of 10 trials are finished, 1 to run" in more.stdout
+    after = folder.finished()
+    assert len(after) == 10
+    assert before.items() <= after.items()
+    assert len(folder.runs("tags.level = 'study'")) == 1
+
+
+def test_other_settings_under_the_same_name_are_refused_before_ray_starts(story: Story) -> None:
+    folder = story.folder
+    refused = folder.run("--replicates", "3")
+    assert refused.returncode == 2
+    assert "replicates: 2 then, 3 now" in refused.stderr
+    assert "starting Ray" not in refused.stdout
+
+
+def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(tmp_path: Path, digits: TaskData) -> None:
+    raw = {"task": "digits", "trials": 2, "name": "failing", "replicates": 1, "sampler": "random"}
+    spec = build_spec(raw | {"space": {"aux_weight": [0, 1]}}, "failing")
+    # Workers refuse data of another task: every trial fails there, with an exception of its own.
+    other = TaskData(
+        "other", 10, digits.train_inputs, digits.train_labels, digits.test_inputs, digits.test_labels
+    )  # fmt: skip
+    stores = Stores.under(tmp_path / "runs")
+    record = Record(stores, spec.name)
+    plan = Plan(spec, other, other.digest(), frozenset())
+    with StudyProgress(plan, Console(file=open(tmp_path / "out", "w"))) as progress:
+        execute(plan, record, stores, Resources(), progress)
+    assert progress.failures == 2
+    client = MlflowClient(stores.tracking_uri)
+    experiment = client.get_experiment_by_name("failing")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.level = 'trial'")
+    assert [(run.info.status, run.data.tags["status_detail"]) for run in runs] == [("FAILED", "failed")] * 2
+    reason = Path(client.download_artifacts(runs[0].info.run_id, "error.txt")).read_text()
+    assert "the trial's task is 'digits', the data's 'other'" in reason
+    study = optuna.load_study(study_name="failing", storage=stores.optuna_url)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
+    assert Record(stores, spec.name).finished_keys() == set()
+
+
+def test_the_entry_point_works_by_itself_in_another_folder(tmp_path: Path) -> None:
+    shutil.copy(RUN, tmp_path / "run.py")
+    listed = subprocess.run(
+        [sys.executable, "run.py", "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )  # fmt: skip
+    assert listed.returncode == 0, listed.stderr
+    assert "quickstart" in listed.stdout
+    assert "mnist" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quickstart", "--learning_rate", "3"], "error: unknown option --learning_rate; did you mean"),
+        (["quickstart", "--training.epochs", "0"], "training.epochs: should be greater than or equal to 1, got '0'"),
+        (["mnist", "--data", "nowhere"], "MNIST is not in"),
+        (["quickstart", "--tracking-uri", "http://127.0.0.1:9"], "the MLflow record at http://127.0.0.1:9 cannot be"),
+    ],
+)
+def test_errors_come_before_ray_starts_and_are_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
+    refuse = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    environment = os.environ | refuse | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "no_proxy": "127.0.0.1"}
+    refused = subprocess.run(
+        [sys.executable, str(RUN), *arguments],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "starting Ray" not in refused.stdout

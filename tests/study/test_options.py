@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+
+from study.errors import StudyError
+from study.explain import field_paths
+from study.options import Options, parse_options
+from study.space import IntRange, WeightRange
+from study.spec import StudySpec
+
+
+def parse(*arguments: str) -> Options:
+    options = parse_options(list(arguments))
+    assert options is not None
+    return options
+
+
+def test_without_arguments_it_is_the_quickstart_in_runs() -> None:
+    options = parse()
+    assert options.spec.name == "quickstart"
+    assert options.stores.root == Path("runs").resolve()
+
+
+def test_any_field_can_be_set_and_the_rest_stays_as_the_study_has_it() -> None:
+    spec = parse("mnist", "--replicates", "3", "--training.epochs", "7", "--space.width", "64", "--name", "mine").spec
+    assert (spec.name, spec.replicates, spec.training.epochs, spec.space.width) == ("mine", 3, 7, 64)
+    assert spec.training.shuffle == "once"
+    assert spec.space.aux_weight == [0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 100]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--space.aux_weight", "[0, 1]"], [0, 1]),
+        (["--space.aux_weight", "0,1"], [0, 1]),
+        (["--space.aux_weight", "0"], 0),
+        (["--space.aux_weight", '{"low": 1, "high": 9}'], WeightRange(low=1, high=9)),
+    ],
+)
+def test_a_dimension_is_a_value_a_list_or_a_range(arguments: list[str], expected: object) -> None:
+    assert parse("quickstart", "--design", "[]", *arguments).spec.space.aux_weight == expected
+
+
+def test_words_lists_and_none_reach_the_spec() -> None:
+    spec = parse(
+        "--design", "[]", "--trials", "None", "--sampler", "grid", "--space.hidden_layers", "2,3",
+        "--space.width", "8", "--space.aux_weight", "0,1", "--space.target_depth", "1+2,last",
+        "--objectives", "rlct=minimize", "--training.nesterov", "false", "--rlct.nbeta", "dataset",
+    ).spec  # fmt: skip
+    assert spec.space.target_depth == ["1+2", "last"]
+    assert spec.objectives == {"rlct": "minimize"}
+    assert spec.training.nesterov is False
+    assert spec.rlct.nbeta == "dataset"
+    assert isinstance(parse().spec.space.hidden_layers, IntRange)
+
+
+def test_the_data_folder_is_the_option_else_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SELF_MODELING_DATA", raising=False)
+    assert parse().data is None
+    monkeypatch.setenv("SELF_MODELING_DATA", "/somewhere")
+    assert parse().data == Path("/somewhere")
+    assert parse("--data", "/elsewhere").data == Path("/elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--learning_rate", "1"], r"unknown option --learning_rate; did you mean --training.learning_rate\?"),
+        (["--replicate", "1"], r"unknown option --replicate; did you mean --replicates\?"),
+        (["--replicates", "many"], r"replicates: .*got 'many'"),
+        (["--concurrent", "0"], r"--concurrent: must be 1 or more, got 0"),
+        (["mnist", "extra"], r"unrecognized arguments: extra"),
+        (["nowhere.yaml"], r"nowhere.yaml cannot be read"),
+    ],
+)
+def test_a_wrong_command_line_is_one_clear_error(arguments: list[str], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        parse(*arguments)
+
+
+def test_help_documents_every_field_with_its_value_in_the_study(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["mnist", "--help"])
+    text = capsys.readouterr().out
+    sections = ("space", "training", "rlct")
+    for path in field_paths(StudySpec):
+        if path not in sections and not path.startswith(("design.", "space.")):
+            assert f"--{path} " in text, path
+    for dimension in ("hidden_layers", "width", "aux_weight", "target_depth"):
+        assert f"--space.{dimension} " in text
+    flowing = " ".join(text.split())
+    assert "(mnist: 512)" in flowing
+    assert "(mnist: [64, 128, 256, 512])" in flowing
+    assert "required" not in text

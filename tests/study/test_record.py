@@ -1,0 +1,195 @@
+"""The MLflow record, on SQLite and on a real MLflow server."""
+
+import contextlib
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+from study.errors import StudyError
+from study.record import Record
+from study.spec import build_spec
+from study.stores import Stores
+from tests.study.synthetic import DIGEST, falling, make_outcome, sweep_spec, write_study
+from trainables.training import EPOCH_METRICS
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server on loopback."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+         "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "artifacts")],
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    uri = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health") as response:
+            if response.status == 200:
+                break
+        time.sleep(0.5)
+    else:
+        pytest.fail("the MLflow server did not start")
+    yield uri
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
+    uri = request.getfixturevalue("server") if request.param == "server" else None
+    return Stores.under(tmp_path / "store", tracking_uri=uri)
+
+
+@pytest.fixture
+def study_name(request: pytest.FixtureRequest) -> str:
+    """A name of its own for every test: the server is shared."""
+    return re.sub(r"\W+", "-", str(request.node.name)).strip("-")
+
+
+def test_the_record_is_the_documented_one(stores: Stores, tmp_path: Path, study_name: str) -> None:
+    spec = sweep_spec(name=study_name, weights=(0, 5))
+    write_study(stores, spec, falling, tmp_path / "files")
+    client = MlflowClient(stores.tracking_uri)
+    experiment = client.get_experiment_by_name(spec.name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    by_level = {
+        level: [run for run in runs if run.data.tags["level"] == level] for level in ("study", "trial", "replicate")
+    }
+    assert {level: len(found) for level, found in by_level.items()} == {"study": 1, "trial": 2, "replicate": 8}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+    study = by_level["study"][0]
+    assert study.data.tags["task"] == "digits"
+    assert study.data.tags["question"] == "Is it so?"
+    assert study.data.tags["validation_split"] == "20% of the training data, stratified"
+    assert {"git_commit", "data_digest", "version.torch", "version.ray", "protocol"} <= study.data.tags.keys()
+    assert [artifact.path for artifact in client.list_artifacts(study.info.run_id)] == ["spec.yaml"]
+
+    trial = next(run for run in by_level["trial"] if run.data.params["aux_weight"] == "5.0")
+    assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
+    config = next(c for p in spec.points() if (c := spec.trial_config(p)) and c.self_model.aux_weight == 5)
+    assert trial.data.params == {name: str(value) for name, value in config.flat().items()}
+    assert {"trial_key", "task", "status_detail", "rlct_verdict", "git_commit"} <= trial.data.tags.keys()
+    for name in (*EPOCH_METRICS, "rlct"):
+        assert name in trial.data.metrics
+        assert f"{name}_se" in trial.data.metrics
+    outcome = make_outcome(config, falling)
+    rlct = np.array(outcome.measurements["rlct"])
+    assert trial.data.metrics["rlct"] == pytest.approx(rlct.mean())
+    assert trial.data.metrics["rlct_se"] == pytest.approx(rlct.std(ddof=1) / math.sqrt(len(rlct)))
+    assert [m.step for m in client.get_metric_history(trial.info.run_id, "weight_std")] == [1, 2]
+    assert [artifact.path for artifact in client.list_artifacts(trial.info.run_id)] == ["history.parquet"]
+
+    replicates = [run for run in by_level["replicate"] if run.data.tags["mlflow.parentRunId"] == trial.info.run_id]
+    assert sorted(run.data.params["seed"] for run in replicates) == ["0", "1", "2", "3"]
+    for run in replicates:
+        index = int(run.data.tags["replicate"])
+        assert run.data.metrics["rlct"] == pytest.approx(rlct[index])
+        assert {"trial_key", "status_detail", "rlct_verdict"} <= run.data.tags.keys()
+
+
+def test_only_a_trial_that_was_closed_counts_as_finished(stores: Stores, study_name: str) -> None:
+    spec = sweep_spec(name=study_name, weights=(0, 5))
+    record = Record(stores, spec.name)
+    record.open_study(spec, DIGEST)
+    config = spec.trial_config(next(spec.points()))
+    assert config is not None
+    key = config.key(DIGEST)
+    record.start_trial(key, config)
+    assert record.finished_keys() == set()
+    # As after the death of the driver: another one opens the study.
+    again = Record(stores, spec.name)
+    again.open_study(spec, DIGEST)
+    client = MlflowClient(stores.tracking_uri)
+    experiment = client.get_experiment_by_name(spec.name)
+    assert experiment is not None
+    trials = client.search_runs([experiment.experiment_id], "tags.level = 'trial'")
+    assert [run.info.status for run in trials] == ["KILLED"]
+    assert len(client.search_runs([experiment.experiment_id], "tags.level = 'study'")) == 1
+
+
+def test_a_failed_trial_keeps_its_reason(stores: Stores, study_name: str) -> None:
+    spec = sweep_spec(name=study_name, weights=(0, 5))
+    record = Record(stores, spec.name)
+    record.open_study(spec, DIGEST)
+    config = spec.trial_config(next(spec.points()))
+    assert config is not None
+    record.start_trial("some-key", config)
+    record.fail_trial("some-key", "Traceback: no memory left")
+    client = MlflowClient(stores.tracking_uri)
+    experiment = client.get_experiment_by_name(spec.name)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.level = 'trial'")
+    assert (run.info.status, run.data.tags["status_detail"]) == ("FAILED", "failed")
+    path = client.download_artifacts(run.info.run_id, "error.txt")
+    assert Path(path).read_text() == "Traceback: no memory left"
+
+
+def test_a_study_that_goes_on_with_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
+    stores = Stores.under(tmp_path)
+    spec = sweep_spec()
+    Record(stores, spec.name).open_study(spec, DIGEST)
+    other = build_spec(spec.model_dump() | {"trials": None, "replicates": 7, "training": {"epochs": 9}}, "other")
+    with pytest.raises(StudyError, match="begun with other settings") as caught:
+        Record(stores, spec.name).check_protocol(other, DIGEST)
+    assert "replicates: 4 then, 7 now" in str(caught.value)
+    assert "training.epochs: 60 then, 9 now" in str(caught.value)
+    assert "--name made-up-2" in str(caught.value)
+
+
+def test_a_study_may_grow_by_weights_and_change_its_question(tmp_path: Path) -> None:
+    stores = Stores.under(tmp_path)
+    spec = sweep_spec()
+    Record(stores, spec.name).open_study(spec, DIGEST)
+    larger = sweep_spec(weights=(0, 1, 2, 5, 10, 20, 50))
+    Record(stores, spec.name).check_protocol(larger.model_copy(update={"question": "And now?"}), DIGEST)
+
+
+def test_other_data_is_another_study(tmp_path: Path) -> None:
+    stores = Stores.under(tmp_path)
+    spec = sweep_spec()
+    Record(stores, spec.name).open_study(spec, DIGEST)
+    with pytest.raises(StudyError, match="data_digest"):
+        Record(stores, spec.name).check_protocol(spec, "1" * 64)
+
+
+def test_looking_at_an_empty_store_creates_nothing(tmp_path: Path) -> None:
+    record = Record(Stores.under(tmp_path / "store"), "any")
+    assert record.finished_keys() == set()
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_server_that_cannot_be_reached_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StudyError, match=r"http://127.0.0.1:9 cannot be used.*finished trials are kept"):
+        Record(Stores.under(tmp_path, tracking_uri="http://127.0.0.1:9"), "any")
+
+
+def test_a_database_that_is_none_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"this is not a database, whatever its name says" * 100)
+    with pytest.raises(StudyError, match=r"mlflow.db cannot be used"):
+        Record(Stores.under(tmp_path), "any")
+
+
+def test_a_store_that_cannot_be_created_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StudyError, match=r"--store .*cannot be created"):
+        Stores.under(tmp_path / "file" / "store").prepare()

@@ -1,0 +1,170 @@
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from study.errors import StudyError
+from study.search import StudySearch, open_storage, reconcile
+from study.spec import Point, StudySpec, build_spec
+from tests.study.synthetic import DIGEST, falling, make_outcome
+from trainables.config import TrialConfig
+
+
+def make_spec(**changes: Any) -> StudySpec:
+    raw: dict[str, Any] = {
+        "name": "searched", "task": "digits", "trials": 40, "replicates": 2,
+        "space": {
+            "hidden_layers": {"low": 1, "high": 3}, "width": [8, 16], "target_depth": "any",
+            "aux_weight": {"low": 0.1, "high": 20},
+        },
+        "design": [{"hidden_layers": 2, "width": 8, "aux_weight": [0, 1, 10], "target_depth": 1}],
+    }  # fmt: skip
+    return build_spec(raw | changes, "searched")
+
+
+def make_search(spec: StudySpec, folder: Path, taken: tuple[str, ...] = ()) -> StudySearch:
+    storage = open_storage(f"sqlite:///{folder}/optuna.db")
+    return StudySearch(spec, DIGEST, storage, spec.points(), taken)
+
+
+def run(search: StudySearch, trials: int) -> list[TrialConfig]:
+    """Suggest and complete one after the other; what was suggested."""
+    configs = []
+    for number in range(trials):
+        suggestion = search.suggest(str(number))
+        if suggestion == Searcher.FINISHED:
+            break
+        assert isinstance(suggestion, dict)
+        config = TrialConfig(**suggestion["trial"])
+        configs.append(config)
+        search.on_trial_complete(str(number), result_of(config))
+    return configs
+
+
+def result_of(config: TrialConfig, **changes: float) -> dict[str, Any]:
+    outcome = make_outcome(config, falling)
+    means = {name: sum(values) / len(values) for name, values in outcome.measurements.items()}
+    return means | changes | {"outcome": outcome.as_dict()}
+
+
+def load(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name="searched", storage=f"sqlite:///{folder}/optuna.db")
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_design_points_come_first_then_the_sampler_and_no_trial_twice(sampler: str, tmp_path: Path) -> None:
+    spec = make_spec(sampler=sampler)
+    configs = run(make_search(spec, tmp_path), 40)
+    assert [config.self_model.aux_weight for config in configs[:3]] == [0, 1, 10]
+    assert len(configs) == 40
+    assert len({config.key(DIGEST) for config in configs}) == 40
+    for config in configs:
+        weight, depths = config.self_model.aux_weight, config.self_model.target_depths
+        assert weight == 0 or 0.1 <= weight <= 20
+        assert depths == () if weight == 0 else len(depths) == 1
+        assert all(1 <= depth <= config.network.hidden_layers for depth in depths)
+        assert config.network.width in (8, 16)
+    # The search uses what the space offers.
+    assert {config.network.hidden_layers for config in configs} == {1, 2, 3}
+    assert sum(config.self_model.aux_weight == 0 for config in configs) >= 2
+
+
+def test_the_optuna_study_persists_with_values_params_and_user_attributes(tmp_path: Path) -> None:
+    spec = make_spec()
+    configs = run(make_search(spec, tmp_path), 8)
+    study = load(tmp_path)
+    assert study.metric_names == ["val_accuracy", "weight_std", "rlct"]
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    assert [trial.user_attrs["trial_key"] for trial in complete] == [config.key(DIGEST) for config in configs]
+    for trial, config in zip(complete, configs, strict=True):
+        expected = result_of(config)
+        assert trial.values == pytest.approx([expected["val_accuracy"], expected["weight_std"], expected["rlct"]])
+        assert trial.params["hidden_layers"] == config.network.hidden_layers
+        assert trial.params["self_modeling"] == (config.self_model.aux_weight > 0)
+        assert trial.user_attrs["aux_weight"] == config.self_model.aux_weight
+        assert trial.user_attrs["rlct_se"] > 0
+        assert {"status_detail", "rlct_verdict", "test_accuracy", "seconds"} <= trial.user_attrs.keys()
+    optuna.visualization.plot_pareto_front(study)
+    optuna.visualization.plot_parallel_coordinate(study, target=lambda trial: trial.values[2])
+
+
+def test_a_grid_runs_its_cells_and_stops(tmp_path: Path) -> None:
+    space = {"hidden_layers": [1, 2], "width": 8, "aux_weight": [0, 1], "target_depth": [1, 2]}
+    spec = make_spec(sampler="grid", trials=None, design=[], space=space)
+    configs = run(make_search(spec, tmp_path), 99)
+    assert [c.key(DIGEST) for c in configs] == [
+        config.key(DIGEST) for point in spec.points() if (config := spec.trial_config(point))
+    ]
+    # A later, larger grid goes on in the same Optuna study.
+    larger = make_spec(sampler="grid", trials=None, design=[], space=space | {"aux_weight": [0, 1, 50]})
+    added = run(make_search(larger, tmp_path, taken=tuple(config.key(DIGEST) for config in configs)), 99)
+    assert {config.self_model.aux_weight for config in added} == {50}
+    assert len(load(tmp_path).get_trials(states=(TrialState.COMPLETE,))) == len(configs) + len(added)
+
+
+def test_a_space_that_is_exhausted_ends_the_search(tmp_path: Path) -> None:
+    space = {"hidden_layers": 1, "width": [8, 16], "aux_weight": [0, 1], "target_depth": 1}
+    spec = make_spec(design=[], space=space, sampler="random")
+    assert len(run(make_search(spec, tmp_path), 40)) == 4
+
+
+def test_values_that_are_not_finite_end_the_optuna_trial_as_failed_and_say_why(tmp_path: Path) -> None:
+    search = make_search(make_spec(), tmp_path)
+    suggestion = search.suggest("a")
+    assert isinstance(suggestion, dict)
+    search.on_trial_complete("a", result_of(TrialConfig(**suggestion["trial"]), rlct=float("nan")))
+    search.suggest("b")
+    search.on_trial_complete("b", error=True)
+    diverged, failed = load(tmp_path).trials
+    assert (diverged.state, failed.state) == (TrialState.FAIL, TrialState.FAIL)
+    assert diverged.user_attrs["status_detail"] == "ok"
+    assert diverged.user_attrs["weight_std"] > 0
+    assert failed.user_attrs["status_detail"] == "failed"
+
+
+def test_what_a_killed_driver_left_open_is_closed_and_comes_first(tmp_path: Path) -> None:
+    spec = make_spec()
+    search = make_search(spec, tmp_path)
+    configs = run(search, 6)
+    interrupted = search.suggest("in flight")
+    assert isinstance(interrupted, dict)
+    load(tmp_path).enqueue_trial({"hidden_layers": 1})
+    points = reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"))
+    states = [trial.state for trial in load(tmp_path).trials]
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING not in states
+    (config,) = [spec.trial_config(point) for point in points]
+    assert config is not None
+    assert config.key(DIGEST) == interrupted["key"]
+    assert config.key(DIGEST) not in {done.key(DIGEST) for done in configs}
+
+
+def test_a_study_that_goes_on_does_not_draw_the_same_again(tmp_path: Path) -> None:
+    spec = make_spec(sampler="random", design=[])
+    first = run(make_search(spec, tmp_path), 5)
+    second = run(make_search(spec, tmp_path, taken=tuple(c.key(DIGEST) for c in first)), 5)
+    weights = [{config.self_model.aux_weight for config in configs} - {0} for configs in (first, second)]
+    assert weights[0] & weights[1] == set()
+
+
+def test_other_objectives_in_the_stored_study_are_refused(tmp_path: Path) -> None:
+    make_search(make_spec(), tmp_path)
+    other = make_spec(objectives={"rlct": "minimize"})
+    with pytest.raises(StudyError, match="has the directions"):
+        reconcile(other, open_storage(f"sqlite:///{tmp_path}/optuna.db"))
+
+
+def test_an_optuna_storage_that_cannot_be_opened_is_one_clear_error_without_the_password() -> None:
+    with pytest.raises(StudyError, match=r"Optuna storage .*cannot be opened.*--optuna-storage") as caught:
+        open_storage("postgresql+psycopg2://user:secret@127.0.0.1:9/none")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_design_point_named_last_is_the_same_trial_as_its_depth(tmp_path: Path) -> None:
+    spec = make_spec(design=[{"hidden_layers": 2, "width": 8, "aux_weight": 1, "target_depth": "last"}])
+    (config,) = run(make_search(spec, tmp_path), 1)
+    assert config == spec.trial_config(Point(2, 8, 1.0, 2))

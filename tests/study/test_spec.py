@@ -1,0 +1,161 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study.errors import StudyError
+from study.spec import StudySpec, build_spec, named_studies, read_study
+from trainables.tasks import TASKS, TaskData
+
+
+def spec_with(**changes: Any) -> StudySpec:
+    raw: dict[str, Any] = {"name": "test", "task": "digits", "trials": 5}
+    return build_spec(raw | changes, "test")
+
+
+@pytest.mark.parametrize("name", named_studies())
+def test_every_named_study_is_valid_and_states_its_question(name: str) -> None:
+    spec = build_spec(read_study(name), name)
+    assert spec.name == name
+    assert spec.question.endswith("?")
+
+
+def test_quickstart_is_what_the_readme_promises() -> None:
+    spec = build_spec(read_study("quickstart"), "quickstart")
+    assert spec.task == "digits"
+    assert spec.trials is not None
+    assert spec.trials >= 24
+    assert spec.replicates == 5
+    assert spec.objectives == {"val_accuracy": "maximize", "weight_std": "minimize", "rlct": "minimize"}
+    assert 0.0 in {point.aux_weight for point in spec.points()}
+
+
+def test_mnist_is_the_published_recipe() -> None:
+    spec = build_spec(read_study("mnist"), "mnist")
+    assert spec.training.model_dump() == {
+        "optimizer": "sgd", "learning_rate": 0.005, "momentum": 0.9, "nesterov": True, "batch_size": 512,
+        "epochs": 50, "shuffle": "once", "validation_fraction": 0.0,
+    }  # fmt: skip
+    assert (spec.rlct.step_size, spec.rlct.localization, spec.rlct.chains, spec.rlct.draws) == (1e-4, 100, 4, 1000)
+    assert (spec.rlct.nbeta, spec.rlct.batch_size) == ("batch", 512)
+    assert spec.replicates == 10
+    points = list(spec.points())
+    assert {point.width for point in points} == {64, 128, 256, 512}
+    assert {point.aux_weight for point in points} == {0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 100}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_fields_that_are_left_out_are_the_tasks_recipe(task: str) -> None:
+    spec = spec_with(task=task, training={"epochs": 3})
+    recipe = TASKS[task].recipe
+    assert spec.training == recipe.training.model_copy(update={"epochs": 3})
+    assert spec.rlct == recipe.rlct
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lerning_rate": 1}, r"lerning_rate: no such field .*did you mean training.learning_rate\?"),
+        ({"learning_rate": 1}, r"did you mean training.learning_rate\?"),
+        ({"task": "mnits"}, r"task 'mnits' is unknown: did you mean 'mnist'\?"),
+        ({"architecture": "cnn"}, r"the architectures are mlp"),
+        ({"replicates": 0}, r"replicates: should be greater than or equal to 1, got 0"),
+        ({"training": {"learning_rate": -1}}, r"training.learning_rate: should be greater than 0, got -1"),
+        ({"space": {"width": "wide"}}, r"space.width: .*got 'wide'"),
+        ({"space": {"width": {"low": 9, "high": 3}}}, r"space.width: low \(9\) must be below high \(3\)"),
+        ({"space": {"target_depth": 4}}, r"4 lies beyond the deepest network of the study, which has 1 hidden layer"),
+        ({"space": {"target_depth": "first"}}, r"space.target_depth: not a target"),
+        ({"space": {"hidden_layers": [1, 3], "target_depth": 2}}, r"may choose 1 hidden layer.*Raise the lower end"),
+        ({"space": {"aux_weight": [1, 1]}}, r"the choices must differ"),
+        ({"space": {"aux_weight": [-1]}}, r"space.aux_weight\[0\]: should be greater than or equal to 0"),
+        ({"objectives": {"test_accuracy": "maximize"}}, r"objectives.test_accuracy"),
+        ({"training": {"validation_fraction": 0}}, r"val_accuracy needs a validation split"),
+        ({"trials": None}, r"sampler 'tpe' needs a number of trials"),
+        ({"sampler": "grid"}, r"a grid runs every cell; leave trials out"),
+        ({"sampler": "grid", "trials": None, "space": {"width": {"low": 3, "high": 9}}}, r"a grid needs values"),
+        ({"design": [{"aux_weight": 3}]}, r"design\[0\].aux_weight: 3.0 lies outside space.aux_weight"),
+        ({"space": {"width": [8, 9]}, "design": [{"aux_weight": 0}]}, r"design\[0\].width: missing"),
+        ({"design": [{"aux_weight": [0, 1, 5, 10, 20, 50]}]}, r"trials: 5 is less than the 6 design points"),
+        ({"name": "a/b"}, r"name: .*got 'a/b'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_input_is_one_clear_error_naming_field_value_and_remedy(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message) as caught:
+        spec_with(**changes)
+    # The heading and one line for the one thing that is wrong.
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_all_wrong_fields_are_named_at_once() -> None:
+    with pytest.raises(StudyError) as caught:
+        spec_with(replicates=0, seed=-1, training={"epochs": 0})
+    for field in ("replicates", "seed", "training.epochs"):
+        assert f"  {field}: " in str(caught.value)
+
+
+def test_a_grid_is_every_cell_without_those_that_no_network_has_and_with_one_baseline_each() -> None:
+    space = {"hidden_layers": [1, 2], "width": [8, 16], "aux_weight": [0, 1], "target_depth": [1, 2, "last"]}
+    spec = spec_with(sampler="grid", trials=None, space=space)
+    configs = [spec.trial_config(point) for point in spec.points()]
+    # Per width: one layer: baseline and target 1 ("last" is the same); two layers: baseline and targets 1, 2.
+    assert len(configs) == 2 * (2 + 3)
+    assert len({config.key("data") for config in configs if config is not None}) == len(configs)
+
+
+@given(
+    layers=st.integers(1, 4),
+    target=st.one_of(st.integers(1, 4), st.sampled_from(["last", "all", "1+2", "2+1", "3+1+3"])),
+)
+def test_a_target_is_a_set_of_layers_of_the_network_or_the_point_does_not_exist(layers: int, target: int | str) -> None:
+    space = {"hidden_layers": layers, "aux_weight": 1.0, "target_depth": target}
+    try:
+        spec = spec_with(space=space)
+    except StudyError as error:
+        assert "lies beyond" in str(error)  # noqa: PT017
+        return
+    point_target = spec.space.target_depth
+    from study.spec import Point
+
+    config = spec.trial_config(Point(layers, 8, 1.0, point_target))  # type: ignore[arg-type]
+    assert config is not None
+    depths = config.self_model.target_depths
+    assert depths == tuple(sorted(set(depths)))
+    assert depths[0] >= 1
+    assert depths[-1] <= layers
+
+
+def test_a_validation_split_smaller_than_the_classes_is_refused(digits: TaskData) -> None:
+    with pytest.raises(StudyError, match="fewer than the 10 classes"):
+        spec_with(training={"validation_fraction": 0.001}).check_against(digits)
+
+
+def test_a_sampler_batch_larger_than_the_data_is_refused(digits: TaskData) -> None:
+    with pytest.raises(StudyError, match=r"rlct.batch_size: 5000 is more than the 1150"):
+        spec_with(rlct={"batch_size": 5000}).check_against(digits)
+
+
+def test_a_yaml_file_works_in_place_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("task: digits\ntrials: 3\nspace: {width: [8, 16]}\n")
+    spec = build_spec(read_study(str(path)), str(path))
+    assert (spec.name, spec.trials, spec.space.width) == ("mine", 3, [8, 16])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("- a list", "must be a mapping"), ("a: [", "not valid YAML"), (None, "cannot be read")]
+)
+def test_a_file_that_is_no_study_is_refused_by_name(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(StudyError, match=message) as caught:
+        read_study(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(StudyError, match=r"'quikstart' is unknown. Did you mean 'quickstart'\?.*mnist"):
+        read_study("quikstart")

@@ -1,0 +1,85 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tests.conftest import small_trial
+from trainables import TrialConfig, config
+
+CHANGES: list[dict[str, Any]] = [
+    {"seeds": (0, 2)},
+    {"split_seed": 1},
+    {"network": {"width": 9}},
+    {"network": {"hidden_layers": 2}},
+    {"self_model": {"aux_weight": 2.0}},
+    {"self_model": {"detach_targets": False}},
+    {"training": {"learning_rate": 0.01}},
+    {"training": {"shuffle": "once"}},
+    {"training": {"validation_fraction": 0.0}},
+    {"rlct": {"draws": 9}},
+    {"rlct": {"nbeta": 15.4}},
+]
+
+
+def changed(base: TrialConfig, change: dict[str, Any]) -> TrialConfig:
+    nested = base.model_dump()
+    for name, value in change.items():
+        nested[name] = nested[name] | value if isinstance(value, dict) else value
+    return TrialConfig.model_validate(nested)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_anything_that_can_change_the_result_changes_the_key(change: dict[str, Any]) -> None:
+    base = small_trial(aux_weight=1.0)
+    assert changed(base, change).key("data") != base.key("data")
+
+
+def test_data_and_protocol_version_change_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = small_trial()
+    before = trial.key("data")
+    assert trial.key("other data") != before
+    monkeypatch.setattr(config, "PROTOCOL_VERSION", config.PROTOCOL_VERSION + 1)
+    assert trial.key("data") != before
+
+
+def test_the_key_is_the_same_in_another_process() -> None:
+    code = "from tests.conftest import small_trial; print(small_trial(aux_weight=1.0).key('data'))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert printed == small_trial(aux_weight=1.0).key("data")
+
+
+@given(depths=st.lists(st.integers(1, 3), min_size=1, max_size=6))
+def test_the_order_in_which_targets_are_named_does_not_matter(depths: list[int]) -> None:
+    one = small_trial(aux_weight=1.0, hidden_layers=3, target_depths=tuple(depths))
+    other = small_trial(aux_weight=1.0, hidden_layers=3, target_depths=tuple(sorted(set(depths))))
+    assert one.key("data") == other.key("data")
+
+
+def test_flat_names_are_unique_and_cover_every_field() -> None:
+    trial = small_trial()
+    nested = trial.model_dump()
+    fields = sum(len(section) for section in nested.values() if isinstance(section, dict))
+    # Besides the sections' fields: task, number of replicates, seeds, split seed.
+    assert len(trial.flat()) == fields + 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"self_model": {"target_depths": (2,)}}, "depths are 1 to 1"),
+        ({"self_model": {"target_depths": ()}}, "needs at least one depth"),
+        ({"self_model": {"aux_weight": 0.0}}, "leave target_depths empty"),
+        ({"self_model": {"aux_weight": float("nan")}}, "finite number"),
+        ({"training": {"momentum": 0.0}}, "nesterov needs momentum"),
+        ({"training": {"epoch": 3}}, "Extra inputs are not permitted"),
+        ({"seeds": (1, 1)}, "all different"),
+    ],
+    ids=str,
+)
+def test_contradictory_configurations_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        changed(small_trial(aux_weight=1.0), change)

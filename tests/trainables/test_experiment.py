@@ -1,0 +1,88 @@
+import math
+
+import numpy as np
+import pytest
+
+from tests.conftest import small_trial
+from trainables import run_experiment
+from trainables.cost import seconds_per_work, work
+from trainables.tasks import TaskData
+from trainables.training import EPOCH_METRICS
+
+
+def test_training_learns_the_digits(digits: TaskData) -> None:
+    result = run_experiment(small_trial(width=32, training={"epochs": 30}), digits)
+    assert result.status == "ok"
+    assert result.history["train_loss"][-1].max() < result.history["train_loss"][0].min()
+    # Logistic regression reaches 0.95 on these digits.
+    assert result.measurements["val_accuracy"].min() > 0.93
+    assert result.measurements["test_accuracy"].min() > 0.93
+
+
+def test_every_epoch_of_every_replicate_is_in_the_history(digits: TaskData) -> None:
+    epochs: list[int] = []
+    draws: list[int] = []
+    config = small_trial(aux_weight=1.0, training={"epochs": 3})
+    result = run_experiment(config, digits, on_epoch=lambda epoch, _: epochs.append(epoch), on_draw=draws.append)
+    assert epochs == [1, 2, 3]
+    assert draws == list(range(1, config.rlct.draws + 1))
+    assert {name: values.shape for name, values in result.history.items()} == dict.fromkeys(EPOCH_METRICS, (3, 2))
+    for name in EPOCH_METRICS:
+        np.testing.assert_array_equal(result.history[name][-1], result.measurements[name])
+
+
+def test_without_a_validation_split_there_is_no_validation_accuracy(digits: TaskData) -> None:
+    result = run_experiment(small_trial(aux_weight=1.0, training={"validation_fraction": 0.0}), digits)
+    assert np.isnan(result.measurements["val_accuracy"]).all()
+    assert np.isfinite(result.measurements["test_accuracy"]).all()
+    assert np.isfinite(result.measurements["self_model_r2"]).all()
+
+
+def test_a_network_no_better_than_chance_is_collapsed_not_simple(digits: TaskData) -> None:
+    # A tiny learning rate: after one epoch the network still guesses.
+    result = run_experiment(small_trial(training={"epochs": 1, "learning_rate": 1e-9}), digits)
+    assert result.statuses == ("collapsed", "collapsed")
+    assert result.status == "collapsed"
+
+
+def test_a_loss_that_is_not_finite_is_diverged(digits: TaskData) -> None:
+    result = run_experiment(small_trial(aux_weight=100.0, training={"learning_rate": 1e6}), digits)
+    assert result.status == "diverged"
+    assert result.rlct_verdict == "diverged"
+    diverged = np.array(result.statuses) == "diverged"
+    assert not np.isfinite(result.measurements["rlct"][diverged]).any()
+
+
+def test_data_of_another_task_is_refused(digits: TaskData) -> None:
+    other = TaskData(
+        "other", 10, digits.train_inputs, digits.train_labels, digits.test_inputs, digits.test_labels
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="'digits', the data's 'other'"):
+        run_experiment(small_trial(), other)
+
+
+def test_a_fixed_order_replays_the_first_epoch(digits: TaskData) -> None:
+    once = run_experiment(small_trial(training={"shuffle": "once"}), digits)
+    each = run_experiment(small_trial(training={"shuffle": "each_epoch"}), digits)
+    np.testing.assert_array_equal(once.history["train_loss"][0], each.history["train_loss"][0])
+    assert (once.history["train_loss"][1] != each.history["train_loss"][1]).all()
+
+
+def test_work_grows_with_everything_that_takes_time(digits: TaskData) -> None:
+    base = work(small_trial(), digits)
+    for larger in (
+        small_trial(width=64),
+        small_trial(hidden_layers=3),
+        small_trial(aux_weight=1.0),
+        small_trial(seeds=(0, 1, 2)),
+        small_trial(training={"epochs": 5}),
+        small_trial(rlct={"draws": 50}),
+        small_trial(rlct={"chains": 4}),
+    ):
+        assert work(larger, digits) > base
+
+
+def test_the_timed_piece_gives_a_positive_finite_rate(digits: TaskData) -> None:
+    rate = seconds_per_work(small_trial(), digits)
+    assert math.isfinite(rate)
+    assert rate > 0
