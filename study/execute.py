@@ -159,7 +159,7 @@ class _RecordCallback(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         key, config = _identity(trial)
-        outcome = Outcome(**trial.last_result["outcome"])
+        outcome = Outcome.from_json(trial.last_result["outcome"])
         assert trial.checkpoint is not None, "a trial's last report comes with its files"
         with self._error_kept(), trial.checkpoint.as_directory() as checkpoint, tempfile.TemporaryDirectory() as folder:
             _lay_out_artifacts(Path(checkpoint), Path(folder), outcome)

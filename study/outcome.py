@@ -1,10 +1,10 @@
 """What a worker reports of a trial: plain numbers and words that travel as JSON."""
 
+import json
 import math
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -40,8 +40,13 @@ class Outcome:
             host=socket.gethostname(),
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def to_json(self) -> str:
+        """One string: Ray Tune would take a nested result apart."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Outcome":
+        return cls(**json.loads(text))
 
 
 def describe_trial(config: TrialConfig) -> str:

@@ -68,7 +68,7 @@ class Plan:
         if self.spec.sampler == "grid":
             return 0.0
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.spec.seed))
-        points = (suggest_point(study.ask(), self.spec.space, False) for _ in range(SAMPLED_FOR_ESTIMATE))
+        points = (suggest_point(study.ask(), self.spec.space) for _ in range(SAMPLED_FOR_ESTIMATE))
         return sum(work(self.config(point), self.data) for point in points) / SAMPLED_FOR_ESTIMATE
 
     @property
@@ -87,7 +87,7 @@ class Plan:
             typical = points[len(points) // 2]
         else:
             study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.spec.seed))
-            typical = suggest_point(study.ask(), self.spec.space, False)
+            typical = suggest_point(study.ask(), self.spec.space)
         return self.remaining_work * seconds_per_work(self.config(typical), self.data) / side_by_side
 
 

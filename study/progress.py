@@ -25,10 +25,11 @@ class StudyProgress:
         self._console = console
         self._running: dict[str, tuple[TrialConfig, str]] = {}
         self._done = self._failed = 0
-        self._work_done = 0.0
+        self._points_left = {plan.key(point): work(plan.config(point), plan.data) for point in plan.missing}
+        self._to_sample = plan.to_sample
+        self._work_of_sampled = [plan.work_per_sampled_trial]
         self._seconds_per_work: list[float] = []
         self._most_side_by_side = 1
-        self._total_work = plan.remaining_work
         self._best: dict[str, tuple[float, str]] = {}
         self._bar = Progress(
             TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
@@ -49,6 +50,9 @@ class StudyProgress:
 
     def started(self, key: str, config: TrialConfig) -> None:
         self._running[key] = (config, "starting")
+        if self._points_left.pop(key, None) is None:
+            self._to_sample -= 1
+            self._work_of_sampled.append(work(config, self._plan.data))
         self._most_side_by_side = max(self._most_side_by_side, len(self._running))
 
     def advanced(self, key: str, stage: str) -> None:
@@ -56,7 +60,7 @@ class StudyProgress:
             self._running[key] = (self._running[key][0], stage)
 
     def finished(self, key: str, config: TrialConfig, outcome: Outcome) -> None:
-        self._end(key, config)
+        self._end(key)
         self._done += 1
         self._seconds_per_work.append(sum(outcome.seconds.values()) / work(config, self._plan.data))
         means = mean_and_error(outcome.measurements)
@@ -67,7 +71,7 @@ class StudyProgress:
         self._line(f"{describe_trial(config)}: {values}{note}")
 
     def failed(self, key: str, config: TrialConfig, reason: str) -> None:
-        self._end(key, config)
+        self._end(key)
         self._failed += 1
         last_line = (reason.strip().splitlines() or ["no reason given"])[-1]
         # Failures are said at once, and stay on the screen above the display.
@@ -79,9 +83,8 @@ class StudyProgress:
     def failures(self) -> int:
         return self._failed
 
-    def _end(self, key: str, config: TrialConfig) -> None:
+    def _end(self, key: str) -> None:
         self._running.pop(key, None)
-        self._work_done += work(config, self._plan.data)
         self._bar.advance(self._task)
 
     def _keep_best(self, means: Mapping[str, float], trial: str) -> None:
@@ -97,10 +100,11 @@ class StudyProgress:
     def _time_left(self) -> str:
         if not self._seconds_per_work:
             return "time left: not known yet"
-        # Trials in flight count half: on the average they are half done. The median keeps out the first trials, which
-        # also paid for the workers' imports.
+        # What the sampler will choose is like what it chose so far. Trials in flight are half done on the average.
+        to_sample = max(0, self._to_sample) * statistics.mean(self._work_of_sampled)
         in_flight = sum(work(config, self._plan.data) for config, _ in self._running.values()) / 2
-        left = max(0.0, self._total_work - self._work_done - in_flight)
+        left = sum(self._points_left.values()) + to_sample + in_flight
+        # The median keeps out the first trials, which also paid for the workers' imports.
         seconds = left * statistics.median(self._seconds_per_work) / self._most_side_by_side
         return f"about {format_seconds(seconds)} left"
 

@@ -7,7 +7,7 @@ all finite ends as failed, because Optuna cannot rank it, and says so in its use
 import contextlib
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import optuna
@@ -20,12 +20,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from study.errors import StudyError
-from study.outcome import mean_and_error
+from study.outcome import Outcome, mean_and_error
 from study.space import IntRange, SearchSpace, WeightRange
 from study.spec import Point, StudySpec
 
-# Suggestions in a row that are all known already, after which a sampler gives way to random choice (TPE can insist on a
-# baseline for ever, and there are only so many of those), and after which the space counts as exhausted.
+# Suggestions in a row that are all known already, after which the sampler gives way to random choice (in a space of few
+# choices TPE can insist on the best one for ever), and after which the space counts as exhausted.
 KNOWN_BEFORE_RANDOM = 5
 KNOWN_IN_A_ROW = 200
 
@@ -89,22 +89,28 @@ class StudySearch(OptunaSearch):
         if ot_trial is None or trial_id in self._completed_trials:
             return
         self._completed_trials.add(trial_id)
-        outcome = (result or {}).get("outcome")
-        if error or outcome is None:
+        if error or result is None or "outcome" not in result:
             ot_trial.set_user_attr("status_detail", "failed")
             self._ot_study.tell(ot_trial, state=TrialState.FAIL)
             return
-        assert result is not None
+        outcome = Outcome.from_json(result["outcome"])
         for name, value in _user_attributes(outcome).items():
             ot_trial.set_user_attr(name, value)
+        # A network that learned nothing has small weights and a low rlct: no sampler may take it for a good one.
+        ot_trial.set_constraint("learned", 0.0 if outcome.status == "ok" else 1.0)
         values = [result[name] for name in self._spec.objectives]
         if all(math.isfinite(value) for value in values):
             self._ot_study.tell(ot_trial, values)
         else:
             self._ot_study.tell(ot_trial, state=TrialState.FAIL)
 
+    def _baseline_is_taken(self, hidden_layers: int, width: int) -> bool:
+        config = self._spec.trial_config(Point(hidden_layers, width, 0.0, hidden_layers))
+        assert config is not None
+        return config.key(self._data_digest) in self._taken
+
     def _suggest_trial(self, trial: optuna.Trial) -> dict[str, Any]:
-        point = suggest_point(trial, self._spec.space, is_grid=self._spec.sampler == "grid")
+        point = suggest_point(trial, self._spec.space, self._spec.sampler == "grid", self._baseline_is_taken)
         config = self._spec.trial_config(point)
         assert config is not None, "the space offers only targets that the network has"
         return {
@@ -156,22 +162,32 @@ def reconcile(spec: StudySpec, storage: RDBStorage) -> list[Point]:
             study._storage.set_trial_user_attr(frozen._trial_id, "status_detail", "interrupted")
             # Without all its parameters chosen, it is no point yet.
             with contextlib.suppress(ValueError):
-                interrupted.append(suggest_point(optuna.trial.FixedTrial(frozen.params), spec.space, False))
+                fixed = optuna.trial.FixedTrial(frozen.params)
+                # It names `self_modeling` only if the baseline was offered to it.
+                offered = "self_modeling" in frozen.params
+                interrupted.append(suggest_point(fixed, spec.space, baseline_is_taken=lambda *_, o=offered: not o))
         study.tell(number, state=TrialState.FAIL)
     return interrupted
 
 
-def suggest_point(trial: optuna.trial.BaseTrial, space: SearchSpace, is_grid: bool) -> Point:
+def suggest_point(
+    trial: optuna.trial.BaseTrial,
+    space: SearchSpace,
+    is_grid: bool = False,
+    baseline_is_taken: Callable[[int, int], bool] = lambda hidden_layers, width: False,
+) -> Point:
     """Choose a point: each dimension left open becomes an Optuna parameter of the same name.
 
-    A range of aux_weight with a baseline adds the yes/no parameter `self_modeling`. `target_depth` is chosen among
-    the layers that the chosen number of layers has, and only where there is something to target.
+    A range of aux_weight with a baseline adds the yes/no parameter `self_modeling`, as long as the baseline of that
+    network has not run: a network has only one. `target_depth` is chosen among the layers that the chosen number of
+    layers has, and only where there is something to target.
     """
     hidden_layers = int(_suggest_number(trial, space, "hidden_layers", is_grid))
     width = int(_suggest_number(trial, space, "width", is_grid))
     weights = space.aux_weight
     if isinstance(weights, WeightRange):
-        modeling = trial.suggest_categorical("self_modeling", [False, True]) if weights.baseline else True
+        offered = weights.baseline and not baseline_is_taken(hidden_layers, width)
+        modeling = trial.suggest_categorical("self_modeling", [False, True]) if offered else True
         aux_weight = trial.suggest_float("aux_weight", weights.low, weights.high, log=weights.log) if modeling else 0.0
     else:
         aux_weight = float(_suggest_number(trial, space, "aux_weight", is_grid))
@@ -244,14 +260,14 @@ def _all_trials(spec: StudySpec, storage: RDBStorage) -> list[Any]:
         return []
 
 
-def _user_attributes(outcome: Mapping[str, Any]) -> dict[str, Any]:
+def _user_attributes(outcome: Outcome) -> dict[str, Any]:
     # The error of the mean over replicates: it takes the name of each replicate's own error over chains.
-    summary = mean_and_error({name: values for name, values in outcome["measurements"].items() if name != "rlct_se"})
+    summary = mean_and_error({name: values for name, values in outcome.measurements.items() if name != "rlct_se"})
     finite = {name: value for name, value in summary.items() if math.isfinite(value)}
     return finite | {
-        "status_detail": outcome["status"],
-        "rlct_verdict": outcome["rlct_verdict"],
-        "seconds": sum(outcome["seconds"].values()),
+        "status_detail": outcome.status,
+        "rlct_verdict": outcome.rlct_verdict,
+        "seconds": sum(outcome.seconds.values()),
     }
 
 

@@ -1,6 +1,5 @@
 """What a worker runs: one trial, its progress reported as it goes, its files in a checkpoint at the end."""
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -36,7 +35,7 @@ def run_trial(suggestion: dict[str, Any], data: TaskData, data_digest: str, cpus
     means = {name: float(np.mean(values)) for name, values in result.measurements.items()}
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), result, outcome, data, data_digest)
-        report = {**means, "epochs": reporter.take_epochs(), "outcome": outcome.as_dict()}
+        report = {**means, "epochs": reporter.take_epochs(), "outcome": outcome.to_json()}
         tune.report(report, checkpoint=Checkpoint.from_directory(folder))
 
 
@@ -45,7 +44,7 @@ def write_files(folder: Path, result: ExperimentResult, outcome: Outcome, data: 
     save_checkpoint(folder, result.network, result.config, data_digest, data.features, data.classes)
     history_table(result).to_parquet(folder / HISTORY_FILE, index=False)
     trace_table(result).to_parquet(folder / TRACE_FILE, index=False)
-    (folder / OUTCOME_FILE).write_text(json.dumps(outcome.as_dict(), indent=1))
+    (folder / OUTCOME_FILE).write_text(outcome.to_json())
 
 
 def history_table(result: ExperimentResult) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Whole studies as a user runs them: the command line, a real Ray, SQLite stores, real (small) data."""
 
+import io
 import os
 import re
 import shutil
@@ -270,7 +271,7 @@ def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(tmp_path
     stores = Stores.under(tmp_path / "runs")
     record = Record(stores, spec.name)
     plan = Plan(spec, other, other.digest(), frozenset())
-    with StudyProgress(plan, Console(file=open(tmp_path / "out", "w"))) as progress:
+    with StudyProgress(plan, Console(file=io.StringIO())) as progress:
         execute(plan, record, stores, Resources(), progress)
     assert progress.failures == 2
     client = MlflowClient(stores.tracking_uri)

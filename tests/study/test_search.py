@@ -47,7 +47,7 @@ def run(search: StudySearch, trials: int) -> list[TrialConfig]:
 def result_of(config: TrialConfig, **changes: float) -> dict[str, Any]:
     outcome = make_outcome(config, falling)
     means = {name: sum(values) / len(values) for name, values in outcome.measurements.items()}
-    return means | changes | {"outcome": outcome.as_dict()}
+    return means | changes | {"outcome": outcome.to_json()}
 
 
 def load(folder: Path) -> optuna.Study:
@@ -67,6 +67,7 @@ def test_design_points_come_first_then_the_sampler_and_no_trial_twice(sampler: s
         assert depths == () if weight == 0 else len(depths) == 1
         assert all(1 <= depth <= config.network.hidden_layers for depth in depths)
         assert config.network.width in (8, 16)
+    assert len(load(tmp_path).trials) == 40, "nothing was asked for in vain"
     # The search uses what the space offers.
     assert {config.network.hidden_layers for config in configs} == {1, 2, 3}
     assert sum(config.self_model.aux_weight == 0 for config in configs) >= 2
@@ -84,12 +85,26 @@ def test_the_optuna_study_persists_with_values_params_and_user_attributes(tmp_pa
         expected = result_of(config)
         assert trial.values == pytest.approx([expected["val_accuracy"], expected["weight_std"], expected["rlct"]])
         assert trial.params["hidden_layers"] == config.network.hidden_layers
-        assert trial.params["self_modeling"] == (config.self_model.aux_weight > 0)
+        assert trial.params.get("self_modeling", True) == (config.self_model.aux_weight > 0)
         assert trial.user_attrs["aux_weight"] == config.self_model.aux_weight
         assert trial.user_attrs["rlct_se"] > 0
         assert {"status_detail", "rlct_verdict", "test_accuracy", "seconds"} <= trial.user_attrs.keys()
     optuna.visualization.plot_pareto_front(study)
     optuna.visualization.plot_parallel_coordinate(study, target=lambda trial: trial.values[2])
+
+
+def test_a_collapsed_network_is_complete_but_never_on_the_front(tmp_path: Path) -> None:
+    search = make_search(make_spec(), tmp_path)
+    for number, status in enumerate(("ok", "collapsed")):
+        suggestion = search.suggest(str(number))
+        assert isinstance(suggestion, dict)
+        config = TrialConfig(**suggestion["trial"])
+        better = {"val_accuracy": number, "weight_std": -number, "rlct": -number}
+        outcome = make_outcome(config, falling, status)
+        search.on_trial_complete(str(number), result_of(config, **better) | {"outcome": outcome.to_json()})
+    study = load(tmp_path)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    assert [trial.number for trial in study.best_trials] == [0]
 
 
 def test_a_grid_runs_its_cells_and_stops(tmp_path: Path) -> None:
