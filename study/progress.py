@@ -35,7 +35,11 @@ class StudyProgress:
             TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
         self._task = self._bar.add_task("trials", total=plan.remaining)
-        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+        # Without the redirects: what others print belongs into the log, not above the display.
+        self._live = Live(
+            get_renderable=self._render, console=console, refresh_per_second=4, transient=True,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -74,10 +78,12 @@ class StudyProgress:
         self._end(key)
         self._failed += 1
         last_line = (reason.strip().splitlines() or ["no reason given"])[-1]
-        # Failures are said at once, and stay on the screen above the display.
-        self._console.print(f"trial failed: {describe_trial(config)}: {last_line}", style="red", markup=False)
-        if not self._console.is_terminal:
-            self._line("")
+        text = f"{describe_trial(config)} failed: {last_line}"
+        if self._console.is_terminal:
+            # It stays on the screen, above the display.
+            self._console.print(text, style="red", markup=False)
+        else:
+            self._line(text)
 
     @property
     def failures(self) -> int:
@@ -94,8 +100,13 @@ class StudyProgress:
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
-            counts = f"[{self._done + self._failed}/{self._plan.remaining}, {self._failed} failed, {self._time_left()}]"
-            self._console.print(f"{counts} {text}", markup=False, highlight=False, soft_wrap=True)
+            counts = (
+                f"[{self._done + self._failed}/{self._plan.remaining}, {len(self._running)} running, "
+                f"{self._failed} failed, {self._time_left()}]"
+            )
+            best = ", ".join(f"{name} {value:.4g}" for name, (value, _) in self._best.items())
+            line = f"{counts} {text}" + (f"; best so far: {best}" if best else "")
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _time_left(self) -> str:
         if not self._seconds_per_work:

@@ -166,7 +166,11 @@ def test_it_shows_progress_then_a_summary_the_places_and_the_next_commands(story
     printed = story.printed_at_last
     remaining = 9 - len(story.finished_after[1])
     assert f"{9 - remaining} of 9 trials are finished, {remaining} to run, 2 replicates each" in printed
-    progress = re.findall(rf"^\[\d/{remaining}, 0 failed, .*\] \dx8 aux .*: val_accuracy", printed, re.MULTILINE)
+    progress = re.findall(
+        rf"^\[\d/{remaining}, \d running, 0 failed, .*\] \dx8 aux .*: val_accuracy .*; best so far: val_",
+        printed,
+        re.MULTILINE,
+    )
     assert len(progress) == remaining
     assert "9 trials; on the Pareto front" in printed
     for expected in (
