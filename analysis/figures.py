@@ -13,8 +13,6 @@ from matplotlib.figure import Figure
 from analysis.scaling import Fit, Sweep
 from analysis.table import StudyRecord
 
-matplotlib.use("Agg")
-
 LABELS = {
     "weight_std": "std of final-layer weights",
     "rlct": "rlct (local learning coefficient)",
@@ -152,8 +150,9 @@ def _draw_other_trials(axes: Axes, record: StudyRecord, sweeps: Sequence[Sweep],
 def _weight_axis(axes: Axes, weights: pd.Series) -> None:
     positive = weights[weights > 0]
     # Linear near the baseline, logarithmic above it: 0 has its place on the axis.
-    axes.set_xscale("symlog", linthresh=float(positive.min()) if len(positive) else 1.0)
-    axes.set_xlim(left=0)
+    threshold = float(positive.min()) if len(positive) else 1.0
+    axes.set_xscale("symlog", linthresh=threshold)
+    axes.set_xlim(left=-0.06 * threshold)
     ticks = [
         0,
         *[tick for tick in (0.1, 1, 10, 100, 1000) if len(positive) and positive.min() <= tick <= positive.max()],

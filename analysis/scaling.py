@@ -51,7 +51,7 @@ class Fit:
     w0_se: float  # NaN where w0 is held at a bound
     alpha: float
     alpha_se: float
-    reduced_chi_square: float
+    reduced_chi_square: float  # NaN where the points have no standard errors to measure it by
     # Second-order Akaike criterion of the best constant minus the curve's: above 0 the curve describes the data better.
     aicc_gain: float
     curve: pd.DataFrame  # aux_weight, value, and low, high of the 95 % band
@@ -77,9 +77,10 @@ def fit_curve(sweep: Sweep, measure: str) -> Fit | None:
     if len(np.unique(weight)) < FEWEST_WEIGHTS or not (value > 0).all():
         return None
     error = points[f"{measure}_se"].to_numpy(float)
-    known = np.isfinite(error) & (error > 0)
-    # Few replicates give errors that are too small by chance: none counts for less than half of the typical one.
-    error = np.maximum(error, np.median(error[known]) / 2) if known.all() else np.full_like(value, value.std() or 1.0)
+    known = bool((np.isfinite(error) & (error > 0)).all())
+    # Few replicates give errors that are too small by chance: none counts for less than half of the typical one. With
+    # one replicate there are none: then all points weigh the same, and their scatter about the curve is the error.
+    weights = 1 / np.maximum(error, np.median(error) / 2) if known else np.ones_like(value)
     model = Model(shifted_power_law)
     largest, smallest = weight.max(), weight[weight > 0].min()
     parameters = model.make_params(
@@ -88,23 +89,22 @@ def fit_curve(sweep: Sweep, measure: str) -> Fit | None:
         w0={"value": math.sqrt(smallest * largest), "min": smallest / 10, "max": largest * 10},
         alpha={"value": 0.1, "min": -5, "max": 5},
     )
-    result = model.fit(value, parameters, weight=weight, weights=1 / error, scale_covar=False)
+    result = model.fit(value, parameters, weight=weight, weights=weights, scale_covar=not known)
     w0 = result.params["w0"]
     if min(abs(w0.value / w0.min - 1), abs(w0.value / w0.max - 1)) < AT_BOUND:
         # The data only says that w0 lies beyond: hold it there, so that the errors of y0 and α mean something.
         parameters["w0"].set(value=w0.value, vary=False)
-        result = model.fit(value, parameters, weight=weight, weights=1 / error, scale_covar=False)
-    constant = np.average(value, weights=error**-2)
-    gain = _aicc(float((((value - constant) / error) ** 2).sum()), len(value), 1) - _aicc(
-        float(result.chisqr), len(value), 3
-    )
+        result = model.fit(value, parameters, weight=weight, weights=weights, scale_covar=not known)
+    constant = np.average(value, weights=weights**2)
+    scatter = float((((value - constant) * weights) ** 2).sum())
+    gain = _aicc(scatter, len(value), 1, known) - _aicc(float(result.chisqr), len(value), 3, known)
     fitted = result.params
     return Fit(
         sweep=sweep.label, measure=measure, weights=len(value),
         y0=fitted["y0"].value, y0_se=_error(fitted["y0"].stderr),
         w0=fitted["w0"].value, w0_se=_error(fitted["w0"].stderr) if fitted["w0"].vary else math.nan,
         alpha=fitted["alpha"].value, alpha_se=_error(fitted["alpha"].stderr),
-        reduced_chi_square=float(result.redchi), aicc_gain=gain, curve=_curve(result, largest),
+        reduced_chi_square=float(result.redchi) if known else math.nan, aicc_gain=gain, curve=_curve(result, largest),
     )  # fmt: skip
 
 
@@ -147,8 +147,14 @@ def _error(stderr: float | None) -> float:
     return math.nan if stderr is None else float(stderr)
 
 
-def _aicc(chi_square: float, points: int, parameters: int) -> float:
-    """Akaike's criterion with the small-sample term (Hurvich and Tsai 1989), errors known; infinite if undefined."""
+def _aicc(squares: float, points: int, parameters: int, errors_known: bool) -> float:
+    """Akaike's criterion with the small-sample term (Hurvich and Tsai 1989); infinite where that is not defined.
+
+    `squares` is χ² if the errors of the points are known, else the sum of squared residuals, whose scale is then one
+    more parameter.
+    """
+    parameters += not errors_known
     if points - parameters - 1 <= 0:
         return math.inf
-    return chi_square + 2 * parameters + 2 * parameters * (parameters + 1) / (points - parameters - 1)
+    misfit = squares if errors_known else points * math.log(max(squares, np.finfo(float).tiny) / points)
+    return misfit + 2 * parameters + 2 * parameters * (parameters + 1) / (points - parameters - 1)

@@ -65,7 +65,7 @@ def read_record(tracking_uri: str, study: str) -> StudyRecord:
     """
     if tracking_uri.startswith("sqlite:///") and not Path(urlsplit(tracking_uri).path[1:]).exists():
         raise AnalysisError(
-            f"there is no record at {tracking_uri}: name the folder with --store, or run the study first"
+            f"there is no record at {tracking_uri}: name the folder with --store, or run the study first."
         )
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -75,17 +75,17 @@ def read_record(tracking_uri: str, study: str) -> StudyRecord:
         if experiment is None:
             names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
             raise AnalysisError(
-                f"{tracking_uri} has no study {study!r}; it has {', '.join(names) if names else 'none'}"
+                f"{tracking_uri} has no study {study!r}; it has {', '.join(names) if names else 'none'}."
             )
         runs = _all_runs(client, experiment.experiment_id)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise AnalysisError(f"the record at {tracking_uri} cannot be read: {str(error).splitlines()[0]}") from error
+        raise AnalysisError(f"the record at {tracking_uri} cannot be read: {str(error).splitlines()[0]}.") from error
     by_level: dict[str, list[Run]] = {"study": [], "trial": [], "replicate": []}
     for run in runs:
         by_level.get(run.data.tags.get("level", ""), []).append(run)
     finished = {run.info.run_id: run for run in by_level["trial"] if run.info.status == "FINISHED"}
     if not finished or not by_level["study"]:
-        raise AnalysisError(f"the study {study!r} has no finished trial yet: run it, then analyse it")
+        raise AnalysisError(f"the study {study!r} has no finished trial yet: run it, then analyse it.")
     rows = [
         _replicate_row(study, run)
         for run in by_level["replicate"]

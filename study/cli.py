@@ -11,7 +11,7 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
-from study.errors import StudyError
+from study.errors import StudyError, without_password
 from study.options import DATA_VARIABLE, Options, parse_options
 from study.spec import named_studies
 from trainables.errors import ConfigError, DataError
@@ -73,7 +73,7 @@ def _run(options: Options, console: Console) -> int:
         from study.execute import execute
         from study.progress import StudyProgress
 
-        done = f"{len(plan.finished)} of {plan.trials} trials are finished, " if plan.finished else ""
+        done = f"{plan.done} of {plan.trials} trials are finished, " if plan.done else ""
         console.print(
             f"{done}{plan.remaining} to run, {spec.replicates} replicates each. Log: "
             f"{_shown(options.stores.log_file(spec.name))}"
@@ -81,10 +81,15 @@ def _run(options: Options, console: Console) -> int:
         with StudyProgress(plan, console) as progress:
             execute(plan, record, options.stores, options.resources, progress)
         failures = progress.failures
-    _analyse(options, record, console)
-    if failures:
-        console.print(f"[red]{failures} trial(s) failed[/red]; the same command tries them again. Why: the artifact "
-                      "error.txt of each failed run in MLflow.")  # fmt: skip
+        if failures:
+            console.print(
+                f"[red]{failures} trial(s) failed[/red]; the same command tries them again. Why: the artifact "
+                "error.txt of each failed run in MLflow."
+            )
+        if progress.ended < plan.remaining:
+            console.print(f"The search found only {progress.ended} of {plan.remaining} new trials in the space.")
+    if record.finished():
+        _analyse(options, record, console)
     return EXIT_FAILED_TRIALS if failures else EXIT_OK
 
 
@@ -93,10 +98,10 @@ def _analyse(options: Options, record: "Record", console: Console) -> None:
 
     stores, name = options.stores, options.spec.name
     command = [_program("python"), "-m", "analysis", name]
-    if not stores.tracking_is_local:
-        command += ["--tracking-uri", stores.tracking_uri]
-    elif stores.root != Path("runs").resolve():
+    if stores.root != Path("runs").resolve():
         command += ["--store", _shown(stores.root)]
+    if not stores.tracking_is_local:
+        command += ["--tracking-uri", without_password(stores.tracking_uri)]
     analysis_command = shlex.join(command)
     try:
         study_record = read_record(stores.tracking_uri, name)
@@ -140,18 +145,16 @@ def _where(options: Options, page: Path) -> Table:
     table.title, table.title_justify = "\nWhere everything is", "left"
     table.add_row("report", _shown(page))
     table.add_row("tables and figures", _shown(page.parent))
-    table.add_row(
-        "MLflow record", _shown(stores.root / "mlflow.db") if stores.tracking_is_local else stores.tracking_uri
-    )
-    table.add_row("Optuna study", _database(stores.optuna_url, stores.root))
+    table.add_row("MLflow record", _database(stores.tracking_uri, stores.root / "mlflow.db"))
+    table.add_row("Optuna study", _database(stores.optuna_url, stores.root / "optuna.db"))
     table.add_row("Ray's files and log", _shown(stores.log_file(name).parent))
     return table
 
 
 def _next_commands(options: Options, analysis_command: str) -> Table:
     stores = options.stores
-    tracking = f"sqlite:///{_shown(stores.root / 'mlflow.db')}" if stores.tracking_is_local else stores.tracking_uri
-    optuna_url = _database(stores.optuna_url, stores.root)
+    tracking = _database(stores.tracking_uri, stores.root / "mlflow.db")
+    optuna_url = _database(stores.optuna_url, stores.root / "optuna.db")
     python = _program("python")
     table = Table.grid(padding=(0, 2))
     table.title, table.title_justify = "\nWhat to do next", "left"
@@ -168,6 +171,9 @@ def _print_named_studies(console: Console) -> None:
     for name, question in named_studies().items():
         table.add_row(f"[bold]{name}[/bold]", question)
     console.print(table)
+    console.print("\nTasks:")
+    for task in TASKS.values():
+        console.print(f"  {task.name}: {task.summary}")
     needing = [name for name, task in TASKS.items() if task.needs_data_root]
     console.print(f"\nTasks with data files ({', '.join(needing)}) look in --data DIR, ${DATA_VARIABLE} or ./data.")
 
@@ -177,18 +183,9 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _database(url: str, root: Path) -> str:
-    return (
-        f"sqlite:///{_shown(root / 'optuna.db')}"
-        if url == f"sqlite:///{root / 'optuna.db'}"
-        else _without_password(url)
-    )
-
-
-def _without_password(url: str) -> str:
-    from sqlalchemy.engine import make_url
-
-    return make_url(url).render_as_string(hide_password=True)
+def _database(url: str, local: Path) -> str:
+    """A store's URL as a person would type it here, and may see it."""
+    return f"sqlite:///{_shown(local)}" if url == f"sqlite:///{local}" else without_password(url)
 
 
 def _program(name: str) -> str:

@@ -10,30 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
-# Ray Tune reads these when it is imported.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # The record is MLflow's; no CSV, JSON or TensorBoard.
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # Objectives are known at a trial's end.
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is ours to handle.
-
 import ray
 from ray import tune
-from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.experiment import Trial
 
 from analysis.figures import draw_rlct_trace
 from study.errors import StudyError
+from study.optuna_store import open_storage, reconcile
 from study.outcome import Outcome
 from study.plan import Plan
 from study.progress import StudyProgress
 from study.record import Record
 from study.resources import Resources
-from study.search import StudySearch, open_storage, reconcile
+from study.search import StudySearch
 from study.spec import Point
 from study.stores import Stores
 from study.trial import HISTORY_FILE, OUTCOME_FILE, TRACE_FILE, run_trial
 from trainables.checkpoint import FILE_NAME as WEIGHTS_FILE
 from trainables.config import TrialConfig
+
+TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # The record is MLflow's; no CSV, JSON or TensorBoard.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # Objectives are known at a trial's end.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours to handle.
+}
 
 
 def execute(plan: Plan, record: Record, stores: Stores, resources: Resources, progress: StudyProgress) -> None:
@@ -48,29 +49,34 @@ def execute(plan: Plan, record: Record, stores: Stores, resources: Resources, pr
     log_file = stores.log_file(spec.name)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with _chatter_to(log_file):
+        os.environ.update(TUNE_SETTINGS)
         storage = open_storage(stores.optuna_url)
-        points = _points_to_run(plan, reconcile(spec, storage))
+        points = _points_to_run(plan, reconcile(spec, storage, plan.finished))
         record.open_study(spec, plan.data_digest)
         search = StudySearch(spec, plan.data_digest, storage, points, plan.finished)
-        callback = _RecordCallback(record, progress)
+        callback = _RecordCallback(record, search, progress)
         status = "KILLED"
         try:
             _connect(resources)
             _tuner(plan, stores, resources, search, callback, samples=max(plan.remaining, len(points))).fit()
-            status = "FINISHED" if progress.failures == 0 else "FAILED"
-        except Exception as error:
+            status = "FINISHED" if progress.failures == 0 and callback.error is None else "FAILED"
+        except Exception:
             status = "FAILED"
-            if callback.error is not None:
-                raise callback.error from error
-            raise
-        finally:
             if callback.error is None:
+                raise
+        finally:
+            try:
                 record.close_study(status)
+            except StudyError as error:
+                # Where the record itself is what failed, its runs are closed when the study goes on.
+                callback.error = callback.error or error
             ray.shutdown()
+    if callback.error is not None:
+        raise callback.error
 
 
 def _tuner(
-    plan: Plan, stores: Stores, resources: Resources, search: StudySearch, callback: Callback, samples: int
+    plan: Plan, stores: Stores, resources: Resources, search: StudySearch, callback: "_RecordCallback", samples: int
 ) -> tune.Tuner:
     trainable = tune.with_parameters(
         run_trial,
@@ -93,6 +99,7 @@ def _tuner(
             name=plan.spec.name,
             storage_path=stores.ray_uri,
             callbacks=[callback],
+            stop=_StopOnError(callback),
             # The same trial fails again: running the study again is the retry.
             failure_config=FailureConfig(max_failures=0),
             verbose=0,
@@ -128,13 +135,14 @@ def _connect(resources: Resources) -> None:
 
 
 class _RecordCallback(Callback):
-    """Hands every trial's events to the record and the display."""
+    """Hands every trial's events to the record, to Optuna and to the display."""
 
-    def __init__(self, record: Record, progress: StudyProgress):
+    def __init__(self, record: Record, search: StudySearch, progress: StudyProgress):
         self._record = record
+        self._search = search
         self._progress = progress
         self._epochs_logged: dict[str, int] = {}
-        self.error: StudyError | None = None
+        self.error: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune pickles its callbacks for a restore. A study goes on from its record instead: keep nothing.
@@ -164,6 +172,8 @@ class _RecordCallback(Callback):
         with self._error_kept(), trial.checkpoint.as_directory() as checkpoint, tempfile.TemporaryDirectory() as folder:
             _lay_out_artifacts(Path(checkpoint), Path(folder), outcome)
             self._record.finish_trial(key, config, outcome, Path(folder))
+            # After the record: what Optuna has as complete is there.
+            self._search.tell(trial.trial_id, outcome)
         self._progress.finished(key, config, outcome)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -175,12 +185,33 @@ class _RecordCallback(Callback):
 
     @contextmanager
     def _error_kept(self) -> Iterator[None]:
-        """Ray Tune wraps what a callback raises: keep the original for the user."""
+        """Ray Tune takes what a callback raises for the trial's failure, and goes on: keep it, to stop the study."""
         try:
             yield
-        except StudyError as error:
-            self.error = error
-            raise
+        except Exception as error:
+            if isinstance(error, OSError):
+                error = StudyError(
+                    f"a trial's files cannot be written: {error}. Make room on the disk, then run the same command "
+                    "again: finished trials are kept."
+                )
+            self.error = self.error or error
+            raise error from None
+
+
+class _StopOnError(Stopper):
+    """Ends the study when its results cannot be kept."""
+
+    def __init__(self, callback: _RecordCallback):
+        self._callback = callback
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._callback.error is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 def _identity(trial: Trial) -> tuple[str, TrialConfig]:

@@ -13,10 +13,10 @@ def explain_errors(error: ValidationError, raw: dict[str, Any], model: type[Base
     by_field: dict[str, ErrorDetails] = {}
     # A value that fits no member of a union gives an error for each: the one that is not about its type says most.
     for details in sorted(error.errors(), key=lambda e: e["type"].endswith(("_type", "_parsing"))):
-        field = _field_path(details, raw)
-        if not any(known.startswith((f"{field}.", f"{field}[")) for known in by_field):
-            by_field.setdefault(field, details)
-    return [_explain(field, details, model) for field, details in by_field.items()]
+        by_field.setdefault(_field_path(details, raw), details)
+    # Where a part of a value is wrong, the whole not being of another type says nothing.
+    parents = {field for field in by_field if any(other.startswith((f"{field}.", f"{field}[")) for other in by_field)}
+    return [_explain(field, details, model) for field, details in by_field.items() if field not in parents]
 
 
 def field_paths(model: type[BaseModel]) -> Iterator[str]:

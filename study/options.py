@@ -7,6 +7,7 @@ model's default, or the task's recipe.
 import argparse
 import difflib
 import json
+import math
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from study.errors import StudyError
 from study.explain import suggest
 from study.resources import Resources
+from study.space import DesignPoints, IntRange, WeightRange
 from study.spec import StudySpec, build_spec, read_study
 from study.stores import Stores
 
@@ -56,6 +58,14 @@ def parse_options(arguments: list[str] | None = None) -> Options | None:
         usage="study/run.py [STUDY] [options]",
         description="Run a study: a named one, or a YAML file. Finished trials are never run again: the same command "
         "goes on with a study that was interrupted, and runs nothing for one that is complete.",
+        epilog="""values of fields:
+  LIST    0,1,10 or '[0, 1, 10]': a choice
+  RANGE   '{"low": 0.1, "high": 20}': a range
+  None    takes a field back, as in --trials None
+
+"""
+        + _range_fields(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     _add_own_options(parser)
@@ -68,11 +78,12 @@ def parse_options(arguments: list[str] | None = None) -> Options | None:
     if own.list:
         return None
     variable = os.environ.get(DATA_VARIABLE)
+    data: Path | None = own.data or (Path(variable) if variable else None)
     return Options(
         spec=build_spec(_merged(read_study(own.study), source()), own.study),
         stores=Stores.under(own.store, own.tracking_uri, own.optuna_storage, own.ray_storage),
         resources=Resources(own.address, own.cpus_per_trial, own.gpus_per_trial, own.concurrent),
-        data=own.data or (Path(variable) if variable else None),
+        data=data.expanduser() if data else None,
         plan_only=own.plan,
     )
 
@@ -173,14 +184,30 @@ def _merged(study: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
-    return value
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, got {text}")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    value = float(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number, 0 or more, got {text}")
     return value
+
+
+def _range_fields() -> str:
+    """The fields of what is given as a mapping, from the models."""
+    lines = []
+    for heading, model in (
+        ("RANGE of whole numbers", IntRange),
+        ("RANGE of aux_weight", WeightRange),
+        ("block of design LIST", DesignPoints),
+    ):
+        lines.append(f"  {heading}:")
+        for name, field in model.model_fields.items():
+            lines.append(f"    {name:<14} {field.description}")
+    return "\n".join(lines)

@@ -22,6 +22,8 @@ class Outcome:
     rlct_verdict: str
     replicate_verdicts: list[str]
     nbeta: float
+    initial_loss: list[float]  # of the trained weights, nats
+    rlct_per_chain: list[list[float]]  # (R, C)
     seconds: dict[str, float]
     device: str
     host: str
@@ -35,6 +37,8 @@ class Outcome:
             rlct_verdict=result.rlct_verdict,
             replicate_verdicts=list(result.rlct.verdicts),
             nbeta=result.rlct.nbeta,
+            initial_loss=result.rlct.initial_loss.tolist(),
+            rlct_per_chain=result.rlct.per_chain.tolist(),
             seconds=result.seconds,
             device=device,
             host=socket.gethostname(),

@@ -1,19 +1,15 @@
 """What a study would run, what of it is done, and how long the rest would take."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import optuna
-
-from study.record import Record
-from study.search import suggest_point
+from study.record import FinishedTrial, Record
+from study.sampling import random_points
 from study.spec import Point, StudySpec
 from trainables.config import TrialConfig
 from trainables.cost import seconds_per_work, work
 from trainables.tasks import TaskData
-
-# Random places of the space whose mean work stands for a trial that the sampler will choose.
-SAMPLED_FOR_ESTIMATE = 64
 
 
 @dataclass(frozen=True)
@@ -23,7 +19,7 @@ class Plan:
     spec: StudySpec
     data: TaskData
     data_digest: str
-    finished: frozenset[str]
+    finished: Mapping[str, FinishedTrial]  # by trial key
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
@@ -39,6 +35,11 @@ class Plan:
     def trials(self) -> int:
         """Trials of the whole study."""
         return len(self.points) if self.spec.trials is None else self.spec.trials
+
+    @property
+    def done(self) -> int:
+        """Trials of the study that have a finished result."""
+        return len(self.points) - len(self.missing) if self.spec.sampler == "grid" else len(self.finished)
 
     @property
     def remaining(self) -> int:
@@ -67,9 +68,8 @@ class Plan:
         """Mean work of a trial that the sampler will choose, 0 if it chooses none."""
         if self.spec.sampler == "grid":
             return 0.0
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.spec.seed))
-        points = (suggest_point(study.ask(), self.spec.space) for _ in range(SAMPLED_FOR_ESTIMATE))
-        return sum(work(self.config(point), self.data) for point in points) / SAMPLED_FOR_ESTIMATE
+        points = random_points(self.spec)
+        return sum(work(self.config(point), self.data) for point in points) / len(points)
 
     @property
     def remaining_work(self) -> float:
@@ -82,13 +82,9 @@ class Plan:
         """Wall time of the rest with that many trials side by side, from a piece of one timed on this machine."""
         if self.remaining == 0:
             return 0.0
-        points = sorted(self.missing or self.points, key=lambda point: work(self.config(point), self.data))
-        if points:
-            typical = points[len(points) // 2]
-        else:
-            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.spec.seed))
-            typical = suggest_point(study.ask(), self.spec.space)
-        return self.remaining_work * seconds_per_work(self.config(typical), self.data) / side_by_side
+        points = sorted(self.missing or random_points(self.spec), key=lambda p: work(self.config(p), self.data))
+        rate = seconds_per_work(self.config(points[len(points) // 2]), self.data)
+        return self.remaining_work * rate / min(side_by_side, self.remaining)
 
 
 def make_plan(spec: StudySpec, data: TaskData, record: Record) -> Plan:
@@ -101,4 +97,4 @@ def make_plan(spec: StudySpec, data: TaskData, record: Record) -> Plan:
     digest = data.digest()
     spec.check_against(data)
     record.check_protocol(spec, digest)
-    return Plan(spec, data, digest, frozenset(record.finished_keys()))
+    return Plan(spec, data, digest, record.finished())

@@ -15,7 +15,8 @@ from study.space import SEARCHED
 def print_plan(plan: Plan, options: Options, console: Console) -> None:
     """Print trials, replicates, epochs, what is done and an estimate of time."""
     spec, training, rlct = plan.spec, plan.spec.training, plan.spec.rlct
-    side_by_side = options.resources.concurrent or max(1, (os.cpu_count() or 1) // options.resources.cpus_per_trial)
+    fitting = max(1, (os.cpu_count() or 1) // options.resources.cpus_per_trial)
+    side_by_side = min(fitting, options.resources.concurrent or fitting)
     seconds = plan.estimate_seconds(side_by_side)
     samples = plan.data.training_size(training.validation_fraction)
     held_out = len(plan.data.train_labels) - samples
@@ -39,7 +40,7 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
         table.add_row(name, _in_words(getattr(spec.space, name)))
     table.add_row("objectives", ", ".join(f"{direction} {name}" for name, direction in spec.objectives.items()))
     table.add_row("store", str(options.stores.root))
-    table.add_row("done already", f"{len(plan.finished)} trials")
+    table.add_row("done already", f"{plan.done} trials")
     table.add_row("to run", f"{plan.remaining} trials")
     table.add_row(
         "estimated time",

@@ -31,6 +31,9 @@ class StudyProgress:
         self._seconds_per_work: list[float] = []
         self._most_side_by_side = 1
         self._best: dict[str, tuple[float, str]] = {}
+        for trial in plan.finished.values():
+            if trial.status == "ok" and all(name in trial.metrics for name in plan.spec.objectives):
+                self._keep_best(trial.metrics, trial.name)
         self._bar = Progress(
             TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
@@ -89,6 +92,10 @@ class StudyProgress:
     def failures(self) -> int:
         return self._failed
 
+    @property
+    def ended(self) -> int:
+        return self._done + self._failed
+
     def _end(self, key: str) -> None:
         self._running.pop(key, None)
         self._bar.advance(self._task)
@@ -113,10 +120,11 @@ class StudyProgress:
             return "time left: not known yet"
         # What the sampler will choose is like what it chose so far. Trials in flight are half done on the average.
         to_sample = max(0, self._to_sample) * statistics.mean(self._work_of_sampled)
-        in_flight = sum(work(config, self._plan.data) for config, _ in self._running.values()) / 2
-        left = sum(self._points_left.values()) + to_sample + in_flight
+        in_flight = sum(work(config, self._plan.data) for config, _ in list(self._running.values())) / 2
+        left = sum(list(self._points_left.values())) + to_sample + in_flight
+        trials_left = len(self._points_left) + max(0, self._to_sample) + len(self._running)
         # The median keeps out the first trials, which also paid for the workers' imports.
-        seconds = left * statistics.median(self._seconds_per_work) / self._most_side_by_side
+        seconds = left * statistics.median(self._seconds_per_work) / max(1, min(self._most_side_by_side, trials_left))
         return f"about {format_seconds(seconds)} left"
 
     def _render(self) -> RenderableType:
@@ -124,10 +132,11 @@ class StudyProgress:
             f"{self._done} done, {len(self._running)} running, {self._failed} failed, {self._time_left()}", style="bold"
         )
         running = Table.grid(padding=(0, 2))
-        for config, stage in self._running.values():
+        # Copies: the display is drawn by a thread of its own.
+        for config, stage in list(self._running.values()):
             running.add_row("  " + describe_trial(config), Text(stage, style="dim"))
         best = Table.grid(padding=(0, 2))
-        for name, (value, trial) in self._best.items():
+        for name, (value, trial) in list(self._best.items()):
             best.add_row("  best", name, f"{value:.4g}", Text(trial, style="dim"))
         return Group(self._bar, counts, running, best)
 

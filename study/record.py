@@ -22,15 +22,24 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from study.environment import describe_environment
-from study.errors import StudyError
+from study.errors import StudyError, first_line, without_password
 from study.outcome import Outcome, describe_trial, mean_and_error
 from study.spec import StudySpec
 from study.stores import Stores
-from trainables.config import TrialConfig
+from trainables.config import PROTOCOL_VERSION, TrialConfig
 
 # MLflow's own limits for one request.
 METRICS_PER_BATCH = 1000
 PAGE = 1000
+
+
+@dataclass(frozen=True)
+class FinishedTrial:
+    """What the record says of a finished trial: its name, status_detail and metrics."""
+
+    name: str
+    status: str
+    metrics: Mapping[str, float]
 
 
 @dataclass
@@ -66,15 +75,15 @@ class Record:
 
     # What is there already
 
-    def finished_keys(self) -> set[str]:
-        """Keys of the trials that have a finished result."""
+    def finished(self) -> dict[str, "FinishedTrial"]:
+        """The trials that have a finished result, by key."""
         runs = self._search("tags.level = 'trial' and attributes.status = 'FINISHED'")
-        return {run.data.tags["trial_key"] for run in runs}
-
-    def finished_seconds(self) -> dict[str, float]:
-        """Wall time of the finished trials by key, in seconds."""
-        runs = self._search("tags.level = 'trial' and attributes.status = 'FINISHED'")
-        return {run.data.tags["trial_key"]: run.data.metrics["seconds"] for run in runs}
+        return {
+            run.data.tags["trial_key"]: FinishedTrial(
+                run.info.run_name or "", run.data.tags["status_detail"], run.data.metrics
+            )
+            for run in runs
+        }
 
     def check_protocol(self, spec: StudySpec, data_digest: str) -> None:
         """A study's trials share everything but their place in the space.
@@ -90,7 +99,8 @@ class Record:
         if differing:
             lines = [f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in differing]
             raise StudyError(
-                f"the study {self.study!r} in {self.stores.tracking_uri} was begun with other settings:\n"
+                f"the study {self.study!r} in {without_password(self.stores.tracking_uri)} "
+                "was begun with other settings:\n"
                 + "\n".join(lines)
                 + "\nIts trials and these would not be one study. Give this one a name (--name "
                 f"{self.study}-2) or another folder (--store DIR)."
@@ -125,9 +135,7 @@ class Record:
                 self._client.log_batch(self._study_id, tags=_tags(tags))
             self._client.log_text(self._study_id, _as_yaml(spec), "spec.yaml")
             # Runs that a killed driver left open will never be written again.
-            for level in ("replicate", "trial"):
-                for run in self._search(f"tags.level = '{level}' and attributes.status = 'RUNNING'"):
-                    self._client.set_terminated(run.info.run_id, "KILLED")
+            self._close_open_runs()
 
     def start_trial(self, key: str, config: TrialConfig) -> None:
         """Begin a trial's run."""
@@ -156,7 +164,7 @@ class Record:
 
     def finish_trial(self, key: str, config: TrialConfig, outcome: Outcome, artifacts: Path) -> None:
         """Write a trial's final values, its replicates' runs and its artifacts, and close it."""
-        run_id = self._trial_runs.pop(key)
+        run_id = self._trial_runs[key]
         now = _now()
         values = mean_and_error({"rlct": outcome.measurements["rlct"]}) | {"seconds": sum(outcome.seconds.values())}
         values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
@@ -177,6 +185,7 @@ class Record:
             self._client.log_batch(run_id, tags=_tags(tags))
             # Last: only a run whose every part is there counts as finished.
             self._client.set_terminated(run_id, "FINISHED")
+        del self._trial_runs[key]
 
     def fail_trial(self, key: str, reason: str) -> None:
         """Close a trial's run as failed, with its traceback as an artifact."""
@@ -191,8 +200,7 @@ class Record:
     def close_study(self, status: str) -> None:
         """Close the study's run as FINISHED, FAILED or KILLED, and every run that is still open with it."""
         with self._reachable():
-            for run_id in self._trial_runs.values():
-                self._client.set_terminated(run_id, "KILLED")
+            self._close_open_runs()
             self._trial_runs.clear()
             self._client.set_terminated(self._study_id, status)
 
@@ -211,6 +219,10 @@ class Record:
     @property
     def _study_id(self) -> str:
         return str(self._study.info.run_id)
+
+    def _close_open_runs(self) -> None:
+        for run in self._search("tags.level != 'study' and attributes.status = 'RUNNING'"):
+            self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _write_replicate(
         self, parent: str, key: str, config: TrialConfig, outcome: Outcome, index: int, seed: int
@@ -264,7 +276,8 @@ class Record:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise StudyError(
-                f"the MLflow record at {self.stores.tracking_uri} cannot be used: {_first_line(error)} "
+                f"the MLflow record at {without_password(self.stores.tracking_uri)} "
+                f"cannot be used: {first_line(error)} "
                 "Check that the server runs (or the folder is writable, with room on the disk) and that the store was "
                 "made by this version of MLflow; then run the same command again: finished trials are kept."
             ) from error
@@ -273,11 +286,13 @@ class Record:
 def _protocol(spec: StudySpec, data_digest: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in spec.protocol.items():
-        if isinstance(value, dict) and name != "objectives":
+        if isinstance(value, dict):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value
-    return flat | {"data_digest": data_digest}
+    # Objectives in their order: they are the columns of the Optuna study.
+    flat["objectives"] = [list(item) for item in spec.objectives.items()]
+    return flat | {"data_digest": data_digest, "protocol_version": PROTOCOL_VERSION}
 
 
 def _describe_validation(spec: StudySpec) -> str:
@@ -301,10 +316,6 @@ def _as_yaml(spec: StudySpec) -> str:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _quieten_mlflow() -> None:

@@ -100,6 +100,17 @@ class SearchSpace(Section):
             return None
         return value if isinstance(value, list) else [value]
 
+    def values(self, name: str) -> list[Any]:
+        """Every value of a dimension that has finitely many."""
+        value = getattr(self, name)
+        if isinstance(value, IntRange):
+            return list(range(value.low, value.high + 1))
+        if value == "any":
+            return list(range(1, self.largest_depth + 1))
+        choices = self.choices(name)
+        assert choices is not None, f"{name} is a range of real numbers"
+        return choices
+
     def contains(self, name: str, value: Any) -> bool:
         """Whether a design point may take that value."""
         dimension = getattr(self, name)

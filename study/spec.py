@@ -1,6 +1,7 @@
 """A study as data: the model is the file format, the validation, the command line and the documentation."""
 
 import difflib
+import math
 from collections.abc import Iterator
 from importlib import resources
 from itertools import product
@@ -12,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from study.errors import StudyError
 from study.explain import explain_errors
-from study.space import SEARCHED, DesignPoints, SamplerName, SearchSpace, target_depths
+from study.space import SEARCHED, DesignPoints, SamplerName, SearchSpace, WeightRange, target_depths
 from trainables.config import NetworkConfig, RlctConfig, Section, SelfModelConfig, TrainingConfig, TrialConfig
 from trainables.networks import get_architecture
 from trainables.tasks import TASKS, TaskData, get_task
@@ -20,6 +21,8 @@ from trainables.tasks import TASKS, TaskData, get_task
 Direction = Literal["maximize", "minimize"]
 # Measures that a search may steer by. The test split is not among them, and never will be.
 ObjectiveName = Literal["val_accuracy", "train_loss", "weight_std", "rlct"]
+# A space of more places than this counts as endless.
+MOST_PLACES = 5000
 
 
 class Point(NamedTuple):
@@ -103,6 +106,12 @@ class StudySpec(Section):
         points = list(self.points())
         if self.trials is not None and self.trials < len(points):
             raise ValueError(f"trials: {self.trials} is less than the {len(points)} design points")
+        places = self.places()
+        if self.trials is not None and places is not None and self.trials > len(places):
+            raise ValueError(
+                f"trials: {self.trials} is more than the {len(places)} different trials of the space. Lower it, widen "
+                "the space, or choose sampler 'grid', which runs each once (and takes no number of trials)"
+            )
         return self
 
     def _check_grid(self) -> None:
@@ -169,6 +178,20 @@ class StudySpec(Section):
             if config is not None and config not in seen:
                 seen.add(config)
                 yield point
+
+    def places(self) -> list[Point] | None:
+        """Every different trial of the space; None if there are more than MOST_PLACES, or a range of weights."""
+        if isinstance(self.space.aux_weight, WeightRange):
+            return None
+        dimensions = [self.space.values(name) for name in SEARCHED]
+        if math.prod(map(len, dimensions)) > MOST_PLACES:
+            return None
+        different: dict[TrialConfig, Point] = {}
+        for values in product(*dimensions):
+            config = self.trial_config(Point(*values))
+            if config is not None:
+                different.setdefault(config, Point(*values))
+        return list(different.values())
 
     def _cells(self) -> Iterator[Point]:
         for values in product(*(self.space.choices(name) or () for name in SEARCHED)):

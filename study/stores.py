@@ -26,7 +26,10 @@ class Stores:
             root=root,
             tracking_uri=tracking_uri or f"sqlite:///{root / 'mlflow.db'}",
             optuna_url=optuna_url or f"sqlite:///{root / 'optuna.db'}",
-            ray_uri=ray_uri or str(root / "ray"),
+            # Ray takes a URI or an absolute path.
+            ray_uri=(ray_uri if "://" in ray_uri else str(Path(ray_uri).expanduser().resolve()))
+            if ray_uri
+            else str(root / "ray"),
         )
 
     @property

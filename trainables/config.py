@@ -97,7 +97,7 @@ class RlctConfig(Section):
         description="Inverse temperature nβ: 'batch' = m/ln m with m the sampler's batch size (as published), "
         "'dataset' = n/ln n with n the training samples, or a number.",
     )
-    chains: int = Field(4, ge=1, description="Independent chains per replicate.")
+    chains: int = Field(4, ge=2, description="Independent chains per replicate; one alone gives no standard error.")
     draws: int = Field(1000, ge=2, description="SGLD steps per chain.")
     burn_in_fraction: float = Field(
         0.5, ge=0, lt=1, description="Share of each chain, from its start, that the estimate leaves out."
@@ -140,6 +140,7 @@ class TrialConfig(Section):
         *,
         aux_weight: float = 0.0,
         target_depths: tuple[int, ...] | None = None,
+        detach_targets: bool = True,
         seeds: tuple[int, ...] = (0,),
         network: dict[str, Any] | None = None,
         training: dict[str, Any] | None = None,
@@ -160,7 +161,9 @@ class TrialConfig(Section):
         return cls(
             task=task,
             network=network_config,
-            self_model=SelfModelConfig(aux_weight=aux_weight, target_depths=target_depths),
+            self_model=SelfModelConfig(
+                aux_weight=aux_weight, target_depths=target_depths, detach_targets=detach_targets
+            ),
             training=TrainingConfig(**(recipe.training.model_dump() | (training or {}))),
             rlct=RlctConfig(**(recipe.rlct.model_dump() | (rlct or {}))),
             seeds=seeds,

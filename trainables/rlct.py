@@ -51,11 +51,8 @@ class RlctEstimate:
 
     @property
     def standard_error(self) -> np.ndarray:
-        """Standard error over chains, (R,); NaN for a single chain."""
-        chains = self.per_chain.shape[1]
-        if chains == 1:
-            return np.full(len(self.per_chain), math.nan)
-        return np.asarray(self.per_chain.std(axis=1, ddof=1) / math.sqrt(chains))
+        """Standard error over chains, (R,)."""
+        return np.asarray(self.per_chain.std(axis=1, ddof=1) / math.sqrt(self.per_chain.shape[1]))
 
     @property
     def verdicts(self) -> tuple[RlctVerdict, ...]:
@@ -189,7 +186,6 @@ def _verdict(estimate: float, standard_error: float) -> RlctVerdict:
         return "diverged"
     if estimate <= 0:
         return "not_a_minimum"
-    # A single chain has no standard error, and nothing to disagree with.
     return "chains_disagree" if standard_error > CHAIN_AGREEMENT * estimate else "sound"
 
 

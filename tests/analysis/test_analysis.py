@@ -76,6 +76,16 @@ def test_the_fitted_curve_finds_the_parameters_the_values_were_made_with(
     assert ((band["low"] <= truth) & (truth <= band["high"])).mean() > 0.9
 
 
+def test_with_one_replicate_the_scatter_about_the_curve_is_the_error(stores: Stores, tmp_path: Path) -> None:
+    write_study(stores, sweep_spec(name="single", weights=WEIGHTS, replicates=1), falling, tmp_path / "files")
+    (sweep,) = find_sweeps(read_record(stores.tracking_uri, "single"))
+    fit = fit_curve(sweep, "rlct")
+    assert fit is not None
+    assert abs(fit.alpha - 0.4) < 4 * fit.alpha_se < 0.4
+    assert fit.aicc_gain > 10
+    assert np.isnan(fit.reduced_chi_square)
+
+
 def test_a_constant_is_not_sold_as_a_curve(stores: Stores, tmp_path: Path) -> None:
     def constant(config: object, index: int) -> dict[str, float]:
         return {"rlct": 20 + (index - 1.5), "weight_std": 0.2 + 0.01 * index, "val_accuracy": 0.9}
@@ -188,6 +198,7 @@ def test_a_study_or_store_that_is_not_there_is_a_clear_error(stores: Stores, tmp
         (33.27, 1.42, "33.3 ± 1.4"),
         (float("nan"), 1.0, "–"),
         (0.5, float("nan"), "0.5"),
+        (0.5, float("inf"), "0.5"),
         (1234.5, 321.0, "1234 ± 321"),
     ],
 )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -19,7 +20,9 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 from rich.console import Console
 
+from study.errors import StudyError
 from study.execute import execute
+from study.optuna_store import open_storage, reconcile
 from study.plan import Plan
 from study.progress import StudyProgress
 from study.record import Record
@@ -274,7 +277,7 @@ def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(tmp_path
     )  # fmt: skip
     stores = Stores.under(tmp_path / "runs")
     record = Record(stores, spec.name)
-    plan = Plan(spec, other, other.digest(), frozenset())
+    plan = Plan(spec, other, other.digest(), {})
     with StudyProgress(plan, Console(file=io.StringIO())) as progress:
         execute(plan, record, stores, Resources(), progress)
     assert progress.failures == 2
@@ -287,7 +290,35 @@ def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(tmp_path
     assert "the trial's task is 'digits', the data's 'other'" in reason
     study = optuna.load_study(study_name="failing", storage=stores.optuna_url)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
-    assert Record(stores, spec.name).finished_keys() == set()
+    assert Record(stores, spec.name).finished() == {}
+
+
+class _RecordThatFailsOnce(Record):
+    def finish_trial(self, *arguments: Any) -> None:
+        raise StudyError("the record is gone")
+
+
+def test_a_record_that_fails_stops_the_study_and_loses_nothing(tmp_path: Path, digits: TaskData) -> None:
+    raw = {"task": "digits", "name": "lost", "replicates": 1, "sampler": "grid", "space": {"width": 8}}
+    spec = build_spec(raw | {"training": {"epochs": 1}, "rlct": {"draws": 4}}, "lost")
+    stores = Stores.under(tmp_path / "runs")
+    plan = Plan(spec, digits, digits.digest(), {})
+    with (
+        pytest.raises(StudyError, match="the record is gone"),
+        StudyProgress(plan, Console(file=io.StringIO())) as progress,
+    ):
+        execute(plan, _RecordThatFailsOnce(stores, spec.name), stores, Resources(), progress)
+    assert progress.ended < plan.remaining
+    client = MlflowClient(stores.tracking_uri)
+    experiment = client.get_experiment_by_name("lost")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.data.tags["level"]: run.info.status for run in runs}["study"] == "FAILED"
+    assert "RUNNING" not in {run.info.status for run in runs}
+    # Optuna has nothing as complete that the record does not have.
+    study = optuna.load_study(study_name="lost", storage=stores.optuna_url)
+    assert TrialState.COMPLETE not in {trial.state for trial in study.trials}
+    assert set(reconcile(spec, open_storage(stores.optuna_url), {})) <= set(plan.points)
 
 
 def test_the_entry_point_works_by_itself_in_another_folder(tmp_path: Path) -> None:

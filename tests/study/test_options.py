@@ -5,7 +5,7 @@ import pytest
 from study.errors import StudyError
 from study.explain import field_paths
 from study.options import Options, parse_options
-from study.space import IntRange, WeightRange
+from study.space import DesignPoints, IntRange, WeightRange
 from study.spec import StudySpec
 
 
@@ -38,7 +38,7 @@ def test_any_field_can_be_set_and_the_rest_stays_as_the_study_has_it() -> None:
     ],
 )
 def test_a_dimension_is_a_value_a_list_or_a_range(arguments: list[str], expected: object) -> None:
-    assert parse("quickstart", "--design", "[]", *arguments).spec.space.aux_weight == expected
+    assert parse("quickstart", "--design", "[]", "--trials", "5", *arguments).spec.space.aux_weight == expected
 
 
 def test_words_lists_and_none_reach_the_spec() -> None:
@@ -68,7 +68,9 @@ def test_the_data_folder_is_the_option_else_the_variable(monkeypatch: pytest.Mon
         (["--learning_rate", "1"], r"unknown option --learning_rate; did you mean --training.learning_rate\?"),
         (["--replicate", "1"], r"unknown option --replicate; did you mean --replicates\?"),
         (["--replicates", "many"], r"replicates: .*got 'many'"),
-        (["--concurrent", "0"], r"--concurrent: must be 1 or more, got 0"),
+        (["--concurrent", "0"], r"--concurrent: must be a whole number, 1 or more, got 0"),
+        (["--concurrent", "many"], r"--concurrent: must be a whole number, 1 or more, got many"),
+        (["--gpus-per-trial", "one"], r"--gpus-per-trial: must be a number, 0 or more, got one"),
         (["mnist", "extra"], r"unrecognized arguments: extra"),
         (["nowhere.yaml"], r"nowhere.yaml cannot be read"),
     ],
@@ -89,6 +91,9 @@ def test_help_documents_every_field_with_its_value_in_the_study(capsys: pytest.C
     for dimension in ("hidden_layers", "width", "aux_weight", "target_depth"):
         assert f"--space.{dimension} " in text
     flowing = " ".join(text.split())
+    for model in (DesignPoints, IntRange, WeightRange):
+        for name, field in model.model_fields.items():
+            assert f"{name} {field.description}" in flowing
     assert "(mnist: 512)" in flowing
     assert "(mnist: [64, 128, 256, 512])" in flowing
     assert "required" not in text

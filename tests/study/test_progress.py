@@ -24,7 +24,7 @@ def configs(plan: Plan) -> list[tuple[str, TrialConfig]]:
 def test_on_a_terminal_it_shows_counts_running_trials_the_best_and_the_time_left(
     spec: StudySpec, digits: TaskData, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan(spec, digits, "digest", frozenset())
+    plan = Plan(spec, digits, "digest", {})
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120, color_system=None)
     with StudyProgress(plan, console) as progress:
@@ -47,7 +47,7 @@ def test_on_a_terminal_it_shows_counts_running_trials_the_best_and_the_time_left
 
 
 def test_a_collapsed_trial_is_marked_and_never_the_best(spec: StudySpec, digits: TaskData) -> None:
-    plan = Plan(spec, digits, "digest", frozenset())
+    plan = Plan(spec, digits, "digest", {})
     lines = io.StringIO()
     with StudyProgress(plan, Console(file=lines)) as progress:
         for (key, config), status in zip(configs(plan), ("collapsed", "ok", "diverged", "ok"), strict=True):
@@ -62,7 +62,7 @@ def test_a_collapsed_trial_is_marked_and_never_the_best(spec: StudySpec, digits:
 
 
 def test_the_time_left_is_that_of_the_work_left_side_by_side(spec: StudySpec, digits: TaskData) -> None:
-    plan = Plan(spec, digits, "digest", frozenset())
+    plan = Plan(spec, digits, "digest", {})
     lines = io.StringIO()
     (first, first_config), (second, second_config), *_ = configs(plan)
     with StudyProgress(plan, Console(file=lines)) as progress:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
+import study.record
 from study.errors import StudyError
 from study.record import Record
 from study.spec import build_spec
@@ -76,15 +77,15 @@ def test_the_record_is_the_documented_one(stores: Stores, tmp_path: Path, study_
     assert {level: len(found) for level, found in by_level.items()} == {"study": 1, "trial": 2, "replicate": 8}
     assert {run.info.status for run in runs} == {"FINISHED"}
 
-    study = by_level["study"][0]
-    assert study.data.tags["task"] == "digits"
-    assert study.data.tags["question"] == "Is it so?"
-    assert study.data.tags["validation_split"] == "20% of the training data, stratified"
-    assert {"git_commit", "data_digest", "version.torch", "version.ray", "protocol"} <= study.data.tags.keys()
-    assert [artifact.path for artifact in client.list_artifacts(study.info.run_id)] == ["spec.yaml"]
+    study_run = by_level["study"][0]
+    assert study_run.data.tags["task"] == "digits"
+    assert study_run.data.tags["question"] == "Is it so?"
+    assert study_run.data.tags["validation_split"] == "20% of the training data, stratified"
+    assert {"git_commit", "data_digest", "version.torch", "version.ray", "protocol"} <= study_run.data.tags.keys()
+    assert [artifact.path for artifact in client.list_artifacts(study_run.info.run_id)] == ["spec.yaml"]
 
     trial = next(run for run in by_level["trial"] if run.data.params["aux_weight"] == "5.0")
-    assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
+    assert trial.data.tags["mlflow.parentRunId"] == study_run.info.run_id
     config = next(c for p in spec.points() if (c := spec.trial_config(p)) and c.self_model.aux_weight == 5)
     assert trial.data.params == {name: str(value) for name, value in config.flat().items()}
     assert {"trial_key", "task", "status_detail", "rlct_verdict", "git_commit"} <= trial.data.tags.keys()
@@ -114,7 +115,7 @@ def test_only_a_trial_that_was_closed_counts_as_finished(stores: Stores, study_n
     assert config is not None
     key = config.key(DIGEST)
     record.start_trial(key, config)
-    assert record.finished_keys() == set()
+    assert record.finished() == {}
     # As after the death of the driver: another one opens the study.
     again = Record(stores, spec.name)
     again.open_study(spec, DIGEST)
@@ -171,9 +172,18 @@ def test_other_data_is_another_study(tmp_path: Path) -> None:
         Record(stores, spec.name).check_protocol(spec, "1" * 64)
 
 
+def test_another_version_of_the_protocol_is_another_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = Stores.under(tmp_path)
+    spec = sweep_spec()
+    Record(stores, spec.name).open_study(spec, DIGEST)
+    monkeypatch.setattr(study.record, "PROTOCOL_VERSION", 2)
+    with pytest.raises(StudyError, match="protocol_version: 1 then, 2 now"):
+        Record(stores, spec.name).check_protocol(spec, DIGEST)
+
+
 def test_looking_at_an_empty_store_creates_nothing(tmp_path: Path) -> None:
     record = Record(Stores.under(tmp_path / "store"), "any")
-    assert record.finished_keys() == set()
+    assert record.finished() == {}
     assert not (tmp_path / "store").exists()
 
 

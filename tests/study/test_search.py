@@ -7,7 +7,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from study.errors import StudyError
-from study.search import StudySearch, open_storage, reconcile
+from study.optuna_store import open_storage, reconcile
+from study.outcome import Outcome
+from study.record import FinishedTrial
+from study.search import StudySearch
 from study.spec import Point, StudySpec, build_spec
 from tests.study.synthetic import DIGEST, falling, make_outcome
 from trainables.config import TrialConfig
@@ -40,14 +43,14 @@ def run(search: StudySearch, trials: int) -> list[TrialConfig]:
         assert isinstance(suggestion, dict)
         config = TrialConfig(**suggestion["trial"])
         configs.append(config)
-        search.on_trial_complete(str(number), result_of(config))
+        outcome = make_outcome(config, falling)
+        search.on_trial_complete(str(number), {"outcome": outcome.to_json()})
+        search.tell(str(number), outcome)
     return configs
 
 
-def result_of(config: TrialConfig, **changes: float) -> dict[str, Any]:
-    outcome = make_outcome(config, falling)
-    means = {name: sum(values) / len(values) for name, values in outcome.measurements.items()}
-    return means | changes | {"outcome": outcome.to_json()}
+def means_of(outcome: Outcome) -> dict[str, float]:
+    return {name: sum(values) / len(values) for name, values in outcome.measurements.items()}
 
 
 def load(folder: Path) -> optuna.Study:
@@ -82,7 +85,7 @@ def test_the_optuna_study_persists_with_values_params_and_user_attributes(tmp_pa
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     assert [trial.user_attrs["trial_key"] for trial in complete] == [config.key(DIGEST) for config in configs]
     for trial, config in zip(complete, configs, strict=True):
-        expected = result_of(config)
+        expected = means_of(make_outcome(config, falling))
         assert trial.values == pytest.approx([expected["val_accuracy"], expected["weight_std"], expected["rlct"]])
         assert trial.params["hidden_layers"] == config.network.hidden_layers
         assert trial.params.get("self_modeling", True) == (config.self_model.aux_weight > 0)
@@ -93,18 +96,24 @@ def test_the_optuna_study_persists_with_values_params_and_user_attributes(tmp_pa
     optuna.visualization.plot_parallel_coordinate(study, target=lambda trial: trial.values[2])
 
 
-def test_a_collapsed_network_is_complete_but_never_on_the_front(tmp_path: Path) -> None:
-    search = make_search(make_spec(), tmp_path)
+@pytest.mark.parametrize(("validation_fraction", "front"), [(0.2, [0]), (0.0, [0, 1])])
+def test_a_collapsed_network_is_complete_but_not_on_the_front_unless_only_the_test_split_says_so(
+    validation_fraction: float, front: list[int], tmp_path: Path
+) -> None:
+    objectives = {"weight_std": "minimize", "rlct": "minimize"}
+    spec = make_spec(objectives=objectives, training={"validation_fraction": validation_fraction})
+    search = make_search(spec, tmp_path)
     for number, status in enumerate(("ok", "collapsed")):
         suggestion = search.suggest(str(number))
         assert isinstance(suggestion, dict)
-        config = TrialConfig(**suggestion["trial"])
-        better = {"val_accuracy": number, "weight_std": -number, "rlct": -number}
-        outcome = make_outcome(config, falling, status)
-        search.on_trial_complete(str(number), result_of(config, **better) | {"outcome": outcome.to_json()})
+
+        def values(config: TrialConfig, index: int, number: int = number) -> dict[str, float]:
+            return {"weight_std": 1.0 - number, "rlct": 1.0 - number if validation_fraction else 1.0 + number}
+
+        search.tell(str(number), make_outcome(TrialConfig(**suggestion["trial"]), values, status))
     study = load(tmp_path)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
-    assert [trial.number for trial in study.best_trials] == [0]
+    assert [trial.number for trial in study.best_trials] == front
 
 
 def test_a_grid_runs_its_cells_and_stops(tmp_path: Path) -> None:
@@ -121,17 +130,22 @@ def test_a_grid_runs_its_cells_and_stops(tmp_path: Path) -> None:
     assert len(load(tmp_path).get_trials(states=(TrialState.COMPLETE,))) == len(configs) + len(added)
 
 
-def test_a_space_that_is_exhausted_ends_the_search(tmp_path: Path) -> None:
-    space = {"hidden_layers": 1, "width": [8, 16], "aux_weight": [0, 1], "target_depth": 1}
-    spec = make_spec(design=[], space=space, sampler="random")
-    assert len(run(make_search(spec, tmp_path), 40)) == 4
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_every_place_of_a_finite_space_is_found_and_then_the_search_ends(sampler: str, tmp_path: Path) -> None:
+    space = {"hidden_layers": [1, 2], "width": [8, 16], "aux_weight": [0, 1], "target_depth": "any"}
+    spec = make_spec(design=[], space=space, sampler=sampler, trials=10)
+    configs = run(make_search(spec, tmp_path), 99)
+    # Per width: one layer: baseline and target 1; two layers: baseline and targets 1 and 2.
+    assert len({config.key(DIGEST) for config in configs}) == len(configs) == 2 * (2 + 3)
+    in_vain = [trial for trial in load(tmp_path).trials if trial.state == TrialState.FAIL]
+    assert len(in_vain) <= 3 * len(configs)
 
 
 def test_values_that_are_not_finite_end_the_optuna_trial_as_failed_and_say_why(tmp_path: Path) -> None:
     search = make_search(make_spec(), tmp_path)
     suggestion = search.suggest("a")
     assert isinstance(suggestion, dict)
-    search.on_trial_complete("a", result_of(TrialConfig(**suggestion["trial"]), rlct=float("nan")))
+    search.tell("a", make_outcome(TrialConfig(**suggestion["trial"]), lambda *_: {"rlct": float("nan")}))
     search.suggest("b")
     search.on_trial_complete("b", error=True)
     diverged, failed = load(tmp_path).trials
@@ -141,21 +155,27 @@ def test_values_that_are_not_finite_end_the_optuna_trial_as_failed_and_say_why(t
     assert failed.user_attrs["status_detail"] == "failed"
 
 
-def test_what_a_killed_driver_left_open_is_closed_and_comes_first(tmp_path: Path) -> None:
-    spec = make_spec()
+def test_what_a_killed_driver_left_open_and_what_failed_is_closed_and_comes_first(tmp_path: Path) -> None:
+    spec = make_spec(sampler="random")
     search = make_search(spec, tmp_path)
     configs = run(search, 6)
-    interrupted = search.suggest("in flight")
+    failed, interrupted, recorded = (search.suggest(name) for name in ("failed", "in flight", "recorded"))
+    assert isinstance(failed, dict)
     assert isinstance(interrupted, dict)
+    assert isinstance(recorded, dict)
+    search.on_trial_complete("failed", error=True)
     load(tmp_path).enqueue_trial({"hidden_layers": 1})
-    points = reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"))
-    states = [trial.state for trial in load(tmp_path).trials]
-    assert TrialState.RUNNING not in states
-    assert TrialState.WAITING not in states
-    (config,) = [spec.trial_config(point) for point in points]
-    assert config is not None
-    assert config.key(DIGEST) == interrupted["key"]
-    assert config.key(DIGEST) not in {done.key(DIGEST) for done in configs}
+    # The driver died after the record had this one, and before Optuna had.
+    metrics = {"val_accuracy": 0.9, "weight_std": 0.2, "rlct": 7.0}
+    finished = {recorded["key"]: FinishedTrial("any", "ok", metrics)}
+    points = reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), finished)
+    trials = load(tmp_path).trials
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}
+    by_key = {trial.user_attrs["trial_key"]: trial for trial in trials if "trial_key" in trial.user_attrs}
+    assert by_key[recorded["key"]].values == [0.9, 0.2, 7.0]
+    keys = [config.key(DIGEST) for point in points if (config := spec.trial_config(point))]
+    assert sorted(keys) == sorted([interrupted["key"], failed["key"]])
+    assert not set(keys) & {done.key(DIGEST) for done in configs}
 
 
 def test_a_study_that_goes_on_does_not_draw_the_same_again(tmp_path: Path) -> None:
@@ -166,11 +186,43 @@ def test_a_study_that_goes_on_does_not_draw_the_same_again(tmp_path: Path) -> No
     assert weights[0] & weights[1] == set()
 
 
-def test_other_objectives_in_the_stored_study_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "objectives",
+    [{"rlct": "minimize"}, {"val_accuracy": "maximize", "rlct": "minimize", "weight_std": "minimize"}],
+    ids=["fewer", "in another order"],
+)
+def test_other_objectives_in_the_stored_study_are_refused(objectives: dict[str, str], tmp_path: Path) -> None:
     make_search(make_spec(), tmp_path)
-    other = make_spec(objectives={"rlct": "minimize"})
-    with pytest.raises(StudyError, match="has the directions"):
-        reconcile(other, open_storage(f"sqlite:///{tmp_path}/optuna.db"))
+    other = make_spec(objectives=objectives)
+    with pytest.raises(StudyError, match=r"objectives: the Optuna study 'searched' has"):
+        reconcile(other, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"width": [8, 16, 32]}, "width"),
+        ({"aux_weight": {"low": 0.1, "high": 20, "log": False}}, "aux_weight"),
+        ({"width": {"low": 8, "high": 16}}, "width"),
+    ],
+    ids=str,
+)
+def test_a_space_that_optuna_cannot_follow_is_refused_before_anything_runs(
+    changes: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    spec = make_spec(sampler="random")
+    run(make_search(spec, tmp_path), 8)
+    other = make_spec(sampler="random", space=spec.space.model_dump() | changes)
+    with pytest.raises(StudyError, match=rf"space: Optuna cannot go on .* whose {name} was"):
+        reconcile(other, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {})
+
+
+def test_a_range_may_grow(tmp_path: Path) -> None:
+    spec = make_spec(sampler="random")
+    run(make_search(spec, tmp_path), 8)
+    larger = make_spec(sampler="random", space=spec.space.model_dump() | {"aux_weight": {"low": 0.1, "high": 90}})
+    assert reconcile(larger, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {}) == []
+    run(make_search(larger, tmp_path), 3)
 
 
 def test_an_optuna_storage_that_cannot_be_opened_is_one_clear_error_without_the_password() -> None:

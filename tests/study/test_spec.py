@@ -78,6 +78,9 @@ def test_fields_that_are_left_out_are_the_tasks_recipe(task: str) -> None:
         ({"design": [{"aux_weight": 3}]}, r"design\[0\].aux_weight: 3.0 lies outside space.aux_weight"),
         ({"space": {"width": [8, 9]}, "design": [{"aux_weight": 0}]}, r"design\[0\].width: missing"),
         ({"design": [{"aux_weight": [0, 1, 5, 10, 20, 50]}]}, r"trials: 5 is less than the 6 design points"),
+        ({"trials": 7}, r"trials: 7 is more than the 6 different trials of the space. Lower it"),
+        ({"space": {"width": [16, "x"]}}, r"space.width\[1\]: .*got 'x'"),
+        ({"rlct": {"chains": 1}}, r"rlct.chains: should be greater than or equal to 2"),
         ({"name": "a/b"}, r"name: .*got 'a/b'"),
     ],
     ids=str,
@@ -112,7 +115,7 @@ def test_a_grid_is_every_cell_without_those_that_no_network_has_and_with_one_bas
 def test_a_target_is_a_set_of_layers_of_the_network_or_the_point_does_not_exist(layers: int, target: int | str) -> None:
     space = {"hidden_layers": layers, "aux_weight": 1.0, "target_depth": target}
     try:
-        spec = spec_with(space=space)
+        spec = spec_with(space=space, trials=1)
     except StudyError as error:
         assert "lies beyond" in str(error)  # noqa: PT017
         return

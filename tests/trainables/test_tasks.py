@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables import DataError, load_task
+from study.spec import build_spec
+from trainables import DataError, RlctConfig, TrainingConfig, TrialConfig, load_task, run_experiment
 from trainables.errors import ConfigError
-from trainables.tasks import TASKS, TaskData
+from trainables.tasks import TASKS, Recipe, Task, TaskData
 from trainables.tasks.mnist import SHA256
 
 
@@ -127,3 +128,31 @@ def test_a_damaged_mnist_file_is_refused_by_name(damage: str, tmp_path: Path, mn
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"'minst' is unknown: did you mean 'mnist'.*digits, mnist"):
         load_task("minst")
+
+
+class Xor(Task):
+    """A task of one's own: the whole of what adding one takes, with a line in TASKS."""
+
+    name = "xor"
+    summary = "two bits"
+    needs_data_root = False
+    recipe = Recipe(
+        TrainingConfig(batch_size=20, epochs=60, learning_rate=0.1), RlctConfig(draws=20, batch_size=20, step_size=1e-3)
+    )
+
+    def load(self, root: Path | None) -> TaskData:
+        bits = np.random.default_rng(0).integers(0, 2, size=(500, 2))
+        inputs, labels = bits.astype(np.float32) * 2 - 1, bits.sum(axis=1) % 2
+        return TaskData(self.name, 2, inputs[:400], labels[:400], inputs[400:], labels[400:])
+
+
+def test_a_new_task_is_one_class_and_one_line_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "xor", Xor())
+    spec = build_spec({"name": "mine", "task": "xor", "trials": 1, "replicates": 2, "space": {"width": 8}}, "mine")
+    assert spec.training == Xor.recipe.training
+    data = load_task("xor")
+    spec.check_against(data)
+    config = TrialConfig.from_recipe("xor", aux_weight=0.1, seeds=(0, 1), network={"width": 8})
+    result = run_experiment(config, data)
+    assert result.status == "ok"
+    assert result.measurements["val_accuracy"].min() > 0.9

@@ -64,8 +64,8 @@ def _download(root: Path) -> None:
     except (RuntimeError, OSError) as error:
         raise DataError(
             f"MNIST is not in {root.resolve()} (looked for MNIST/raw/train-images-idx3-ubyte and three more files) "
-            "and could not be downloaded. Name the folder that has it with --data DIR or SELF_MODELING_DATA, or run "
-            "once with a network connection and a folder that can be written to."
+            f"and could not be downloaded ({str(error).splitlines()[-1]}). Name the folder that has it with --data DIR "
+            "or SELF_MODELING_DATA, or run once with a network connection and a folder that can be written to."
         ) from error
 
 
