@@ -29,6 +29,8 @@ METRICS = (
 )
 # What a trial is in the space: trials with the same values are one.
 PLACE = ("hidden_layers", "width", "target", "aux_weight")
+# Networks together, and in them the baseline first.
+ORDER = ["hidden_layers", "width", "aux_weight", "target"]
 PAGE = 1000
 
 
@@ -91,7 +93,7 @@ def read_record(tracking_uri: str, study: str) -> StudyRecord:
         for run in by_level["replicate"]
         if run.data.tags.get("mlflow.parentRunId") in finished
     ]
-    replicates = pd.DataFrame(rows).sort_values([*PLACE, "trial_key", "replicate"], ignore_index=True)
+    replicates = pd.DataFrame(rows).sort_values([*ORDER, "trial_key", "replicate"], ignore_index=True)
     tags = by_level["study"][0].data.tags
     return StudyRecord(
         study, tags, json.loads(tags["objectives"]), replicates, _trial_table(replicates, list(finished.values()))
@@ -141,7 +143,7 @@ def _trial_table(replicates: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
     table["rlct_verdict"] = [of_run[key].data.tags["rlct_verdict"] for key in table.index]
     table["seconds"] = [of_run[key].data.metrics["seconds"] for key in table.index]
     table["run_id"] = [of_run[key].info.run_id for key in table.index]
-    return table.reset_index().sort_values(list(PLACE), ignore_index=True)
+    return table.reset_index().sort_values(ORDER, ignore_index=True)
 
 
 def _typed(value: str) -> Any:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +59,8 @@ def execute(plan: Plan, record: Record, stores: Stores, resources: Resources, pr
         status = "KILLED"
         try:
             _connect(resources)
-            _tuner(plan, stores, resources, search, callback, samples=max(plan.remaining, len(points))).fit()
+            with callback.interruptible():
+                _tuner(plan, stores, resources, search, callback, samples=max(plan.remaining, len(points))).fit()
             status = "FINISHED" if progress.failures == 0 and callback.error is None else "FAILED"
         except Exception:
             status = "FAILED"
@@ -143,6 +145,7 @@ class _RecordCallback(Callback):
         self._progress = progress
         self._epochs_logged: dict[str, int] = {}
         self.error: Exception | None = None
+        self.interrupted = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune pickles its callbacks for a restore. A study goes on from its record instead: keep nothing.
@@ -166,6 +169,8 @@ class _RecordCallback(Callback):
         self._progress.advanced(key, result.get("stage", "recording"))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if "outcome" not in trial.last_result:
+            return  # Stopped with the study, before its end.
         key, config = _identity(trial)
         outcome = Outcome.from_json(trial.last_result["outcome"])
         assert trial.checkpoint is not None, "a trial's last report comes with its files"
@@ -184,6 +189,22 @@ class _RecordCallback(Callback):
         self._progress.failed(key, config, reason)
 
     @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C end the study even where it strikes code that swallows it: the stopper sees it too."""
+
+        def interrupt(signum: int, frame: object) -> None:
+            self.interrupted = True
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    @contextmanager
     def _error_kept(self) -> Iterator[None]:
         """Ray Tune takes what a callback raises for the trial's failure, and goes on: keep it, to stop the study."""
         try:
@@ -199,7 +220,7 @@ class _RecordCallback(Callback):
 
 
 class _StopOnError(Stopper):
-    """Ends the study when its results cannot be kept."""
+    """Ends the study when its results cannot be kept, or the user has had enough."""
 
     def __init__(self, callback: _RecordCallback):
         self._callback = callback
@@ -208,7 +229,7 @@ class _StopOnError(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._callback.error is not None
+        return self._callback.error is not None or self._callback.interrupted
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

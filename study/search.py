@@ -93,8 +93,11 @@ class StudySearch(OptunaSearch):
         return bool(left)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna of a trial that failed. One that succeeded waits for `tell`, until the record has it."""
-        if error or result is None or "outcome" not in result:
+        """Tell Optuna of a trial that failed. One that succeeded waits for `tell`, until the record has it.
+
+        One that was stopped stays open: `reconcile` finds it when the study goes on.
+        """
+        if error:
             ot_trial = self._ot_trials.pop(trial_id, None)
             if ot_trial is not None:
                 ot_trial.set_user_attr("status_detail", "failed")

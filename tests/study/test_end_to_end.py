@@ -20,14 +20,15 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 from rich.console import Console
 
+from study.cli import main
 from study.errors import StudyError
 from study.execute import execute
 from study.optuna_store import open_storage, reconcile
-from study.plan import Plan
+from study.plan import Plan, make_plan
 from study.progress import StudyProgress
 from study.record import Record
 from study.resources import Resources
-from study.spec import build_spec
+from study.spec import build_spec, read_study
 from study.stores import Stores
 from trainables.checkpoint import load_checkpoint
 from trainables.tasks import TaskData
@@ -233,14 +234,13 @@ def test_the_study_run_holds_the_spec_and_the_report(story: Story) -> None:
     assert "hidden_layers" in (local / "spec.yaml").read_text()
 
 
-def test_the_resolved_spec_is_a_study_file_for_the_same_trials(story: Story) -> None:
+def test_the_resolved_spec_is_a_study_file_for_the_same_trials(story: Story, digits: TaskData) -> None:
     folder = story.folder
     (study,) = folder.runs("tags.level = 'study'")
     spec_file = Path(folder.client.download_artifacts(study.info.run_id, "spec.yaml"))
-    shutil.copy(spec_file, folder.path / "resolved.yaml")
-    command = [sys.executable, str(RUN), "resolved.yaml", "--plan"]
-    planned = subprocess.run(command, cwd=folder.path, capture_output=True, text=True, timeout=120)
-    assert "to run          0 trials" in planned.stdout, planned.stderr
+    spec = build_spec(read_study(str(spec_file)), str(spec_file))
+    plan = make_plan(spec, digits, Record(Stores.under(folder.path / "runs"), spec.name))
+    assert (plan.done, plan.remaining) == (9, 0)
 
 
 def test_again_runs_nothing_and_more_trials_run_only_those(story: Story) -> None:
@@ -260,12 +260,14 @@ def test_again_runs_nothing_and_more_trials_run_only_those(story: Story) -> None
     assert len(folder.runs("tags.level = 'study'")) == 1
 
 
-def test_other_settings_under_the_same_name_are_refused_before_ray_starts(story: Story) -> None:
-    folder = story.folder
-    refused = folder.run("--replicates", "3")
-    assert refused.returncode == 2
-    assert "replicates: 2 then, 3 now" in refused.stderr
-    assert "starting Ray" not in refused.stdout
+def test_other_settings_under_the_same_name_are_refused_before_ray_starts(
+    story: Story, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(story.folder.path)
+    assert main(["small.yaml", "--replicates", "3"]) == 2
+    printed = capfd.readouterr()
+    assert "replicates: 2 then, 3 now" in printed.err
+    assert "starting Ray" not in printed.out
 
 
 def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(tmp_path: Path, digits: TaskData) -> None:
@@ -318,7 +320,9 @@ def test_a_record_that_fails_stops_the_study_and_loses_nothing(tmp_path: Path, d
     # Optuna has nothing as complete that the record does not have.
     study = optuna.load_study(study_name="lost", storage=stores.optuna_url)
     assert TrialState.COMPLETE not in {trial.state for trial in study.trials}
-    assert set(reconcile(spec, open_storage(stores.optuna_url), {})) <= set(plan.points)
+    again = reconcile(spec, open_storage(stores.optuna_url), {})
+    assert len(again) > 0
+    assert {plan.key(point) for point in again} <= {plan.key(point) for point in plan.points}
 
 
 def test_the_entry_point_works_by_itself_in_another_folder(tmp_path: Path) -> None:
@@ -340,14 +344,20 @@ def test_the_entry_point_works_by_itself_in_another_folder(tmp_path: Path) -> No
         (["quickstart", "--tracking-uri", "http://127.0.0.1:9"], "the MLflow record at http://127.0.0.1:9 cannot be"),
     ],
 )
-def test_errors_come_before_ray_starts_and_are_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
-    refuse = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    environment = os.environ | refuse | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "no_proxy": "127.0.0.1"}
-    refused = subprocess.run(
-        [sys.executable, str(RUN), *arguments],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert refused.returncode == 2, refused.stdout + refused.stderr
-    assert message in refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert "starting Ray" not in refused.stdout
+def test_errors_come_before_ray_starts_and_are_one_message(
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    printed = capfd.readouterr()
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert "starting Ray" not in printed.out
