@@ -123,7 +123,8 @@ def with_interval(value: float, half_width: float) -> str:
     """'0.261 ± 0.004': the value to the digits that its interval warrants."""
     if math.isnan(value):
         return "–"
-    if not math.isfinite(half_width) or half_width == 0:
+    # Values that are all equal differ by rounding at most.
+    if not math.isfinite(half_width) or half_width <= 1e-9 * abs(value):
         return f"{value:.4g}"
     mantissa, exponent = f"{half_width:e}".split("e")
     # One digit of the interval, two where the first is a 1.

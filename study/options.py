@@ -56,7 +56,7 @@ def parse_options(arguments: list[str] | None = None) -> Options | None:
     parser = _Parser(
         prog="study/run.py",
         usage="study/run.py [STUDY] [options]",
-        description="Run a study: a named one, or a YAML file. Finished trials are never run again: the same command "
+        description="Run a study: a named one, or a YAML file. Finished trials are never run again: the same command\n"
         "goes on with a study that was interrupted, and runs nothing for one that is complete.",
         epilog="""values of fields:
   LIST    0,1,10 or '[0, 1, 10]': a choice

@@ -91,8 +91,7 @@ def make_plan(spec: StudySpec, data: TaskData, record: Record) -> Plan:
     """Hold a study against its record.
 
     Raises:
-        StudyError: the record cannot be read, or was begun with other settings.
-        ConfigError: the study does not fit the data.
+        StudyError: the record cannot be read or was begun with other settings, or the study does not fit the data.
     """
     digest = data.digest()
     spec.check_against(data)

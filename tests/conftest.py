@@ -1,6 +1,7 @@
 """What all tests share: real data, and small configurations that train in seconds."""
 
 import os
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ def mnist() -> TaskData:
     """Real MNIST from SELF_MODELING_DATA, or downloaded to ./data."""
     root = os.environ.get("SELF_MODELING_DATA")
     return load_task("mnist", Path(root) if root else None)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that nobody listens at: no download can succeed, with or without a network."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    # urllib keeps the proxies it saw at its first use, in this process's later tests too.
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 def small_trial(

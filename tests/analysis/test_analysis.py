@@ -199,6 +199,7 @@ def test_a_study_or_store_that_is_not_there_is_a_clear_error(stores: Stores, tmp
         (float("nan"), 1.0, "–"),
         (0.5, float("nan"), "0.5"),
         (0.5, float("inf"), "0.5"),
+        (0.968641, 1e-16, "0.9686"),
         (1234.5, 321.0, "1234 ± 321"),
     ],
 )

@@ -348,12 +348,10 @@ def test_errors_come_before_ray_starts_and_are_one_message(
     tmp_path: Path,
     arguments: list[str],
     message: str,
+    no_network: None,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2

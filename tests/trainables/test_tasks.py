@@ -101,12 +101,7 @@ def test_mnist_has_its_published_sizes(mnist: TaskData) -> None:
     assert np.bincount(mnist.train_labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
 
-def test_missing_mnist_without_a_network_is_one_error_that_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A proxy that nobody listens at: no download can succeed, with or without a network.
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+def test_missing_mnist_without_a_network_is_one_error_that_says_what_to_do(tmp_path: Path, no_network: None) -> None:
     with pytest.raises(DataError, match=rf"MNIST is not in {tmp_path}.*--data DIR or SELF_MODELING_DATA"):
         load_task("mnist", tmp_path)
 
