@@ -2,19 +2,19 @@
 
 import ast
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pandas as pd
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.statistics import interval_half_width, standard_error
+from analysis.tracking import quieten_mlflow, search_all_runs
 
 # Measured at the end of training, per replicate, in the order they are shown.
 METRICS = (
@@ -31,7 +31,6 @@ METRICS = (
 PLACE = ("hidden_layers", "width", "target", "aux_weight")
 # Networks together, and in them the baseline first.
 ORDER = ["hidden_layers", "width", "aux_weight", "target"]
-PAGE = 1000
 
 
 class AnalysisError(RuntimeError):
@@ -69,8 +68,7 @@ def read_record(tracking_uri: str, study: str) -> StudyRecord:
         raise AnalysisError(
             f"there is no record at {tracking_uri}: name the folder with --store, or run the study first."
         )
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quieten_mlflow()
     try:
         client = MlflowClient(tracking_uri)
         experiment = client.get_experiment_by_name(study)
@@ -79,7 +77,7 @@ def read_record(tracking_uri: str, study: str) -> StudyRecord:
             raise AnalysisError(
                 f"{tracking_uri} has no study {study!r}; it has {', '.join(names) if names else 'none'}."
             )
-        runs = _all_runs(client, experiment.experiment_id)
+        runs = search_all_runs(client, experiment.experiment_id)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise AnalysisError(f"the record at {tracking_uri} cannot be read: {str(error).splitlines()[0]}.") from error
     by_level: dict[str, list[Run]] = {"study": [], "trial": [], "replicate": []}
@@ -98,17 +96,6 @@ def read_record(tracking_uri: str, study: str) -> StudyRecord:
     return StudyRecord(
         study, tags, json.loads(tags["objectives"]), replicates, _trial_table(replicates, list(finished.values()))
     )
-
-
-def _all_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
-    runs: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], "", ViewType.ACTIVE_ONLY, PAGE, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
 
 
 def _replicate_row(study: str, run: Run) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _run(options: Options, console: Console) -> int:
     if options.plan_only:
         print_plan(plan, options, console)
         return EXIT_OK
-    failures = 0
+    failures, something_finished = 0, bool(plan.finished)
     if plan.remaining == 0:
         console.print(f"All {plan.trials} trials are finished already: nothing to run.")
     else:
@@ -81,6 +81,7 @@ def _run(options: Options, console: Console) -> int:
         with StudyProgress(plan, console) as progress:
             execute(plan, record, options.stores, options.resources, progress)
         failures = progress.failures
+        something_finished |= progress.ended > failures
         if failures:
             console.print(
                 f"[red]{failures} trial(s) failed[/red]; the same command tries them again. Why: the artifact "
@@ -88,7 +89,7 @@ def _run(options: Options, console: Console) -> int:
             )
         if progress.ended < plan.remaining:
             console.print(f"The search found only {progress.ended} of {plan.remaining} new trials in the space.")
-    if record.finished():
+    if something_finished:
         _analyse(options, record, console)
     return EXIT_FAILED_TRIALS if failures else EXIT_OK
 

@@ -114,8 +114,8 @@ def _points_to_run(plan: Plan, interrupted: list[Point]) -> list[Point]:
     points: dict[str, Point] = {}
     for point in (*interrupted, *plan.missing):
         config = plan.spec.trial_config(point)
-        if config is not None and config.key(plan.data_digest) not in plan.finished:
-            points.setdefault(config.key(plan.data_digest), point)
+        if config is not None and (key := config.key(plan.data_digest)) not in plan.finished:
+            points.setdefault(key, point)
     return list(points.values())
 
 

@@ -61,7 +61,7 @@ class Plan:
 
     def key(self, point: Point) -> str:
         """The trial key of a point."""
-        return self.config(point).key(self.data_digest)
+        return self.spec.trial_key(point, self.data_digest)
 
     @cached_property
     def work_per_sampled_trial(self) -> float:

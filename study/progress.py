@@ -108,7 +108,7 @@ class StudyProgress:
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
             counts = (
-                f"[{self._done + self._failed}/{self._plan.remaining}, {len(self._running)} running, "
+                f"[{self.ended}/{self._plan.remaining}, {len(self._running)} running, "
                 f"{self._failed} failed, {self._time_left()}]"
             )
             best = ", ".join(f"{name} {value:.4g}" for name, (value, _) in self._best.items())

@@ -6,7 +6,6 @@ final values; every epoch of every replicate is the artifact history.parquet of 
 """
 
 import json
-import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -16,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from analysis.tracking import quieten_mlflow, search_all_runs
 from study.environment import describe_environment
 from study.errors import StudyError, first_line, without_password
 from study.outcome import Outcome, describe_trial, mean_and_error
@@ -28,9 +28,8 @@ from study.spec import StudySpec
 from study.stores import Stores
 from trainables.config import PROTOCOL_VERSION, TrialConfig
 
-# MLflow's own limits for one request.
+# MLflow's own limit for one request.
 METRICS_PER_BATCH = 1000
-PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Record:
     _trial_runs: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        _quieten_mlflow()
+        quieten_mlflow()
         if self.stores.is_empty:
             return
         with self._reachable():
@@ -258,17 +257,8 @@ class Record:
     def _search(self, condition: str) -> list[Run]:
         if self._experiment is None:
             return []
-        runs: list[Run] = []
-        token: str | None = None
         with self._reachable():
-            while True:
-                page = self._client.search_runs(
-                    [self._experiment.experiment_id], condition, ViewType.ACTIVE_ONLY, PAGE, page_token=token
-                )
-                runs += page
-                token = page.token
-                if not token:
-                    return runs
+            return search_all_runs(self._client, self._experiment.experiment_id, condition)
 
     @contextmanager
     def _reachable(self) -> Iterator[None]:
@@ -316,9 +306,3 @@ def _as_yaml(spec: StudySpec) -> str:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _quieten_mlflow() -> None:
-    """MLflow tells of every database migration; that is not news to the user of a study."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -88,7 +88,7 @@ class StudySearch(OptunaSearch):
         if places is None:
             self._ot_study.sampler = RandomSampler(seed=seed)
             return True
-        left = [point for point in places if self._key(point) not in self._taken]
+        left = [point for point in places if self._spec.trial_key(point, self._data_digest) not in self._taken]
         self._points += random.Random(seed).sample(left, k=min(1, len(left)))
         return bool(left)
 
@@ -125,12 +125,8 @@ class StudySearch(OptunaSearch):
             self._ot_study.tell(ot_trial, state=TrialState.FAIL)
 
     def _baseline_is_taken(self, hidden_layers: int, width: int) -> bool:
-        return self._key(Point(hidden_layers, width, 0.0, hidden_layers)) in self._taken
-
-    def _key(self, point: Point) -> str:
-        config = self._spec.trial_config(point)
-        assert config is not None
-        return config.key(self._data_digest)
+        baseline = Point(hidden_layers, width, 0.0, hidden_layers)
+        return self._spec.trial_key(baseline, self._data_digest) in self._taken
 
     def _suggest_trial(self, trial: optuna.Trial) -> dict[str, Any]:
         point = suggest_point(trial, self._spec.space, self._spec.sampler == "grid", self._baseline_is_taken)

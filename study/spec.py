@@ -241,6 +241,12 @@ class StudySpec(Section):
             split_seed=self.split_seed,
         )  # fmt: skip
 
+    def trial_key(self, point: Point, data_digest: str) -> str:
+        """The key of the trial at a point that the networks have."""
+        config = self.trial_config(point)
+        assert config is not None, f"no network of the study has the target of {point}"
+        return config.key(data_digest)
+
 
 def named_studies() -> dict[str, str]:
     """Names of the studies that come with the project, with their questions."""

@@ -61,11 +61,10 @@ def loss_per_replicate(self_model: SelfModel, network: ReplicatedNetwork, inputs
     """CE(classes) + aux_weight · MSE(prediction, activations) of inputs (R, B, features), and CE alone: (2, R)."""
     activations = network(inputs)
     entropy = cross_entropy(self_model.logits(activations), labels)
-    if not self_model.units:
-        return torch.stack([entropy, entropy.detach()])
-    return torch.stack(
-        [entropy + self_model.config.aux_weight * self_model.mse(activations), entropy.detach()],
-    )
+    total = entropy
+    if self_model.units:
+        total = entropy + self_model.config.aux_weight * self_model.mse(activations)
+    return torch.stack([total, entropy.detach()])
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

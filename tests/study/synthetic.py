@@ -4,7 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 
+from analysis.tracking import search_all_runs
 from study.outcome import Outcome
 from study.record import Record
 from study.spec import StudySpec, build_spec
@@ -61,6 +64,14 @@ def write_study(stores: Stores, spec: StudySpec, values: Values, folder: Path) -
         record.finish_trial(key, config, outcome, folder)
     record.close_study("FINISHED")
     return record
+
+
+def runs_of(stores: Stores, study: str, condition: str = "") -> list[Run]:
+    """The runs of a study that meet a search condition."""
+    client = MlflowClient(stores.tracking_uri)
+    experiment = client.get_experiment_by_name(study)
+    assert experiment is not None
+    return search_all_runs(client, experiment.experiment_id, condition)
 
 
 def falling(config: TrialConfig, index: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ from study.errors import StudyError
 from study.record import Record
 from study.spec import build_spec
 from study.stores import Stores
-from tests.study.synthetic import DIGEST, falling, make_outcome, sweep_spec, write_study
+from tests.study.synthetic import DIGEST, falling, make_outcome, runs_of, sweep_spec, write_study
 from trainables.training import EPOCH_METRICS
 
 
@@ -68,9 +68,7 @@ def test_the_record_is_the_documented_one(stores: Stores, tmp_path: Path, study_
     spec = sweep_spec(name=study_name, weights=(0, 5))
     write_study(stores, spec, falling, tmp_path / "files")
     client = MlflowClient(stores.tracking_uri)
-    experiment = client.get_experiment_by_name(spec.name)
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    runs = runs_of(stores, spec.name)
     by_level = {
         level: [run for run in runs if run.data.tags["level"] == level] for level in ("study", "trial", "replicate")
     }
@@ -119,12 +117,8 @@ def test_only_a_trial_that_was_closed_counts_as_finished(stores: Stores, study_n
     # As after the death of the driver: another one opens the study.
     again = Record(stores, spec.name)
     again.open_study(spec, DIGEST)
-    client = MlflowClient(stores.tracking_uri)
-    experiment = client.get_experiment_by_name(spec.name)
-    assert experiment is not None
-    trials = client.search_runs([experiment.experiment_id], "tags.level = 'trial'")
-    assert [run.info.status for run in trials] == ["KILLED"]
-    assert len(client.search_runs([experiment.experiment_id], "tags.level = 'study'")) == 1
+    assert [run.info.status for run in runs_of(stores, spec.name, "tags.level = 'trial'")] == ["KILLED"]
+    assert len(runs_of(stores, spec.name, "tags.level = 'study'")) == 1
 
 
 def test_a_failed_trial_keeps_its_reason(stores: Stores, study_name: str) -> None:
@@ -135,12 +129,9 @@ def test_a_failed_trial_keeps_its_reason(stores: Stores, study_name: str) -> Non
     assert config is not None
     record.start_trial("some-key", config)
     record.fail_trial("some-key", "Traceback: no memory left")
-    client = MlflowClient(stores.tracking_uri)
-    experiment = client.get_experiment_by_name(spec.name)
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id], "tags.level = 'trial'")
+    (run,) = runs_of(stores, spec.name, "tags.level = 'trial'")
     assert (run.info.status, run.data.tags["status_detail"]) == ("FAILED", "failed")
-    path = client.download_artifacts(run.info.run_id, "error.txt")
+    path = MlflowClient(stores.tracking_uri).download_artifacts(run.info.run_id, "error.txt")
     assert Path(path).read_text() == "Traceback: no memory left"
 
 
