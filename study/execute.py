@@ -252,9 +252,9 @@ def _lay_out_artifacts(checkpoint: Path, folder: Path, outcome: Outcome) -> None
     draw_rlct_trace(
         pd.read_parquet(folder / "rlct" / "trace.parquet"),
         folder / "rlct" / "trace.png",
-        estimates=outcome.measurements["rlct"],
-        errors=outcome.measurements["rlct_se"],
-        verdicts=outcome.replicate_verdicts,
+        estimates=outcome.rlct.estimates,
+        errors=outcome.rlct.standard_errors,
+        verdicts=outcome.rlct.verdicts,
     )
 
 

@@ -10,6 +10,50 @@ import numpy as np
 
 from trainables.config import TrialConfig
 from trainables.experiment import ExperimentResult
+from trainables.rlct import VERDICTS, RlctEstimate, RlctVerdict
+
+
+@dataclass(frozen=True)
+class RlctOutcome:
+    """An rlct estimate of R replicates from C chains."""
+
+    per_chain: list[list[float]]  # (R, C)
+    initial_loss: list[float]  # (R,), of the trained weights, nats
+    nbeta: float
+    verdicts: list[str]  # (R,)
+    reasons: list[str]  # (R,), what each verdict rests on
+    diagnostics: dict[str, list[float]]  # each (R,)
+
+    @classmethod
+    def of(cls, estimate: RlctEstimate) -> "RlctOutcome":
+        return cls(
+            per_chain=estimate.per_chain.tolist(),
+            initial_loss=estimate.initial_loss.tolist(),
+            nbeta=estimate.nbeta,
+            verdicts=list(estimate.verdicts),
+            reasons=[judgement.reason for judgement in estimate.judgements],
+            diagnostics={name: values.tolist() for name, values in vars(estimate.diagnostics).items()},
+        )
+
+    @property
+    def estimates(self) -> list[float]:
+        """Mean over chains of each replicate."""
+        return [float(np.mean(chains)) for chains in self.per_chain]
+
+    @property
+    def standard_errors(self) -> list[float]:
+        """Standard error over chains of each replicate."""
+        return [float(np.std(chains, ddof=1) / math.sqrt(len(chains))) for chains in self.per_chain]
+
+    @property
+    def verdict(self) -> RlctVerdict:
+        """The worst of the replicates'."""
+        return VERDICTS[max(VERDICTS.index(verdict) for verdict in self.verdicts)]
+
+    @property
+    def reason(self) -> str:
+        """What the worst verdict rests on, at the first replicate that has it."""
+        return self.reasons[self.verdicts.index(self.verdict)]
 
 
 @dataclass(frozen=True)
@@ -19,11 +63,7 @@ class Outcome:
     measurements: dict[str, list[float]]
     status: str
     replicate_statuses: list[str]
-    rlct_verdict: str
-    replicate_verdicts: list[str]
-    nbeta: float
-    initial_loss: list[float]  # of the trained weights, nats
-    rlct_per_chain: list[list[float]]  # (R, C)
+    rlct: RlctOutcome
     seconds: dict[str, float]
     device: str
     host: str
@@ -34,11 +74,7 @@ class Outcome:
             measurements={name: values.tolist() for name, values in result.measurements.items()},
             status=result.status,
             replicate_statuses=list(result.statuses),
-            rlct_verdict=result.rlct_verdict,
-            replicate_verdicts=list(result.rlct.verdicts),
-            nbeta=result.rlct.nbeta,
-            initial_loss=result.rlct.initial_loss.tolist(),
-            rlct_per_chain=result.rlct.per_chain.tolist(),
+            rlct=RlctOutcome.of(result.rlct),
             seconds=result.seconds,
             device=device,
             host=socket.gethostname(),
@@ -50,7 +86,8 @@ class Outcome:
 
     @classmethod
     def from_json(cls, text: str) -> "Outcome":
-        return cls(**json.loads(text))
+        fields = json.loads(text)
+        return cls(**fields | {"rlct": RlctOutcome(**fields["rlct"])})
 
 
 def describe_trial(config: TrialConfig) -> str:

@@ -23,10 +23,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from analysis.tracking import quieten_mlflow, search_all_runs
 from study.environment import describe_environment
 from study.errors import StudyError, first_line, without_password
-from study.outcome import Outcome, describe_trial, mean_and_error
+from study.outcome import Outcome, RlctOutcome, describe_trial, mean_and_error
 from study.spec import StudySpec
 from study.stores import Stores
 from trainables.config import PROTOCOL_VERSION, TrialConfig
+from trainables.rlct import ADVICE
 
 # MLflow's own limit for one request.
 METRICS_PER_BATCH = 1000
@@ -176,8 +177,7 @@ class Record:
             )
             tags = {
                 "status_detail": outcome.status,
-                "rlct_verdict": outcome.rlct_verdict,
-                "nbeta": f"{outcome.nbeta:.6g}",
+                **_rlct_tags(outcome.rlct),
                 "device": outcome.device,
                 "host": outcome.host,
             }
@@ -232,10 +232,12 @@ class Record:
             "task": config.task,
             "replicate": str(index),
             "status_detail": outcome.replicate_statuses[index],
-            "rlct_verdict": outcome.replicate_verdicts[index],
+            "rlct_verdict": outcome.rlct.verdicts[index],
+            "rlct_reason": outcome.rlct.reasons[index],
         }
         run_id = self._create_run(f"replicate {index}", tags, parent=parent).info.run_id
         values = {name: float(per_replicate[index]) for name, per_replicate in outcome.measurements.items()}
+        values |= {f"rlct_{name}": per_replicate[index] for name, per_replicate in outcome.rlct.diagnostics.items()}
         now = _now()
         metrics = [Metric(name, value, now, config.training.epochs) for name, value in values.items()]
         params = _params(config.flat() | {"seed": seed})
@@ -290,6 +292,15 @@ def _describe_validation(spec: StudySpec) -> str:
     if fraction == 0:
         return "none (published recipe: trained on all training data, test split reported)"
     return f"{fraction:.0%} of the training data, stratified"
+
+
+def _rlct_tags(outcome: RlctOutcome) -> dict[str, str]:
+    return {
+        "rlct_verdict": outcome.verdict,
+        "rlct_reason": outcome.reason,
+        "rlct_advice": ADVICE[outcome.verdict],
+        "nbeta": f"{outcome.nbeta:.6g}",
+    }
 
 
 def _params(values: Mapping[str, Any]) -> list[Param]:

@@ -20,6 +20,7 @@ from ray.tune.search.optuna import OptunaSearch
 from study.outcome import Outcome, mean_and_error
 from study.sampling import make_sampler, point_as_params, suggest_point
 from study.spec import Point, StudySpec
+from trainables.rlct import UNUSABLE
 
 # Suggestions in a row that are all known already, after which the sampler gives way to a random choice of what is left
 # (in a space of few places TPE can insist on the best one for ever), and after which the space counts as exhausted.
@@ -109,7 +110,7 @@ class StudySearch(OptunaSearch):
         summary = _summary(outcome)
         attributes = {name: value for name, value in summary.items() if math.isfinite(value)} | {
             "status_detail": outcome.status,
-            "rlct_verdict": outcome.rlct_verdict,
+            "rlct_verdict": outcome.rlct.verdict,
             "seconds": sum(outcome.seconds.values()),
         }
         for name, value in attributes.items():
@@ -118,6 +119,9 @@ class StudySearch(OptunaSearch):
             # A network that learned nothing has small weights and a low rlct: no sampler may take it for a good one.
             # Without a validation split that is judged by the test split, which no sampler may look at.
             ot_trial.set_constraint("learned", 0.0 if outcome.status == "ok" else 1.0)
+        if "rlct" in self._spec.objectives:
+            # Nor may one take for low what is no rlct.
+            ot_trial.set_constraint("rlct_usable", 1.0 if outcome.rlct.verdict in UNUSABLE else 0.0)
         values = [summary[name] for name in self._spec.objectives]
         if all(math.isfinite(value) for value in values):
             self._ot_study.tell(ot_trial, values)

@@ -15,6 +15,7 @@ from study.outcome import Outcome
 from trainables.checkpoint import save_checkpoint
 from trainables.config import TrialConfig
 from trainables.experiment import ExperimentResult, run_experiment
+from trainables.rlct import RlctEstimate
 from trainables.tasks import TaskData
 
 # Seconds between two reports: a worker stands still until the driver has taken one.
@@ -43,7 +44,7 @@ def write_files(folder: Path, result: ExperimentResult, outcome: Outcome, data: 
     """Write what the record keeps of a trial: weights, every epoch, every draw of the rlct sampler."""
     save_checkpoint(folder, result.network, result.config, data_digest, data.features, data.classes)
     history_table(result).to_parquet(folder / HISTORY_FILE, index=False)
-    trace_table(result).to_parquet(folder / TRACE_FILE, index=False)
+    trace_table(result.rlct).to_parquet(folder / TRACE_FILE, index=False)
     (folder / OUTCOME_FILE).write_text(outcome.to_json())
 
 
@@ -58,17 +59,21 @@ def history_table(result: ExperimentResult) -> pd.DataFrame:
     return pd.DataFrame(columns | {name: values.ravel() for name, values in result.history.items()})
 
 
-def trace_table(result: ExperimentResult) -> pd.DataFrame:
-    """A row per draw, replicate and chain: the batch loss in nats, and whether the estimate keeps the draw."""
-    draws, replicates, chains = result.rlct.loss_trace.shape
+def trace_table(estimate: RlctEstimate) -> pd.DataFrame:
+    """A row per draw, replicate and chain.
+
+    The loss of the draw and of the trained weights on its batch, in nats, and whether the estimate keeps it.
+    """
+    draws, replicates, chains = estimate.trace.loss.shape
     draw, replicate, chain = np.indices((draws, replicates, chains)).reshape(3, -1)
     return pd.DataFrame(
         {
             "draw": draw.astype(np.int32),
             "replicate": replicate.astype(np.int32),
             "chain": chain.astype(np.int32),
-            "loss": result.rlct.loss_trace.astype(np.float32).ravel(),
-            "kept": draw >= result.rlct.burn_in,
+            "loss": estimate.trace.loss.astype(np.float32).ravel(),
+            "start_loss": estimate.trace.start_loss.astype(np.float32).ravel(),
+            "kept": draw >= estimate.config.burn_in,
         }
     )
 

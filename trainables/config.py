@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 # Raise it whenever a change of code changes the numbers that an unchanged configuration gives:
 # the trial keys change with it, and no older result is taken for a newer one.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+# Split R-hat halves each chain, and a half needs two draws to have a variance.
+FEWEST_KEPT_DRAWS = 4
 
 
 class Section(BaseModel):
@@ -88,9 +90,14 @@ class TrainingConfig(Section):
 
 
 class RlctConfig(Section):
-    """How the real log canonical threshold is estimated: SGLD around the trained weights."""
+    """How the real log canonical threshold is estimated: by sampling around the trained weights."""
 
-    step_size: float = Field(1e-4, gt=0, description="Step size of the SGLD sampler.")
+    sampler: Literal["sgld", "rmsprop_sgld"] = Field(
+        "sgld",
+        description="Stochastic gradient Langevin dynamics, plain (as published) or preconditioned by RMSprop, which "
+        "takes larger steps where gradients are small (decay .99, ε .1).",
+    )
+    step_size: float = Field(1e-4, gt=0, description="Step size of the sampler.")
     localization: float = Field(100.0, ge=0, description="Strength γ of the pull back to the trained weights.")
     nbeta: Literal["batch", "dataset"] | Annotated[float, Field(gt=0)] = Field(
         "batch",
@@ -98,11 +105,33 @@ class RlctConfig(Section):
         "'dataset' = n/ln n with n the training samples, or a number.",
     )
     chains: int = Field(4, ge=2, description="Independent chains per replicate; one alone gives no standard error.")
-    draws: int = Field(1000, ge=2, description="SGLD steps per chain.")
+    draws: int = Field(1000, ge=8, description="Sampler steps per chain.")
     burn_in_fraction: float = Field(
         0.5, ge=0, lt=1, description="Share of each chain, from its start, that the estimate leaves out."
     )
-    batch_size: int = Field(512, ge=2, description="Samples per SGLD step.")
+    batch_size: int = Field(512, ge=2, description="Samples per sampler step.")
+    seed: int = Field(
+        0, ge=0, description="Seed of the sampler's batches and noise: another one gives an independent estimate."
+    )
+
+    @model_validator(mode="after")
+    def _enough_draws_are_kept(self) -> Self:
+        if self.kept_draws < FEWEST_KEPT_DRAWS:
+            raise ValueError(
+                f"burn_in_fraction {self.burn_in_fraction:g} of {self.draws} draws leaves {self.kept_draws}, and the "
+                f"diagnostics need {FEWEST_KEPT_DRAWS}: take more draws, or lower burn_in_fraction"
+            )
+        return self
+
+    @property
+    def burn_in(self) -> int:
+        """Draws of each chain that the estimate leaves out."""
+        return int(self.draws * self.burn_in_fraction)
+
+    @property
+    def kept_draws(self) -> int:
+        """Draws of each chain that the estimate uses."""
+        return self.draws - self.burn_in
 
 
 class TrialConfig(Section):

@@ -31,7 +31,9 @@ def work(config: TrialConfig, data: TaskData) -> float:
     epoch = steps * STEP_OVERHEAD + (3 * samples + held_out) * replicates * weights
     copies = replicates * rlct.chains
     draw = STEP_OVERHEAD + (3 * rlct.batch_size + NOISE_PER_WEIGHT) * copies * classifier_weights
-    return training.epochs * epoch + rlct.draws * draw
+    # Before sampling: gradient and curvature of the trained weights, over all training samples.
+    start = 2 * 3 * samples * replicates * classifier_weights
+    return training.epochs * epoch + start + rlct.draws * draw
 
 
 def seconds_per_work(config: TrialConfig, data: TaskData, device: torch.device | str = "cpu") -> float:
@@ -40,7 +42,7 @@ def seconds_per_work(config: TrialConfig, data: TaskData, device: torch.device |
     torch.set_num_threads(1)
     try:
         # The first run pays for imports.
-        run_experiment(_piece(config, epochs=1, draws=2), data, device)
+        run_experiment(_piece(config, epochs=1, draws=8), data, device)
         (small, small_work), (large, large_work) = (
             _timed(_piece(config, epochs=epochs, draws=10 * epochs), data, device) for epochs in (1, 4)
         )

@@ -11,7 +11,7 @@ import torch
 
 from trainables.config import TrialConfig
 from trainables.networks import ReplicatedNetwork, get_architecture, layers_of
-from trainables.rlct import VERDICTS, RlctEstimate, RlctVerdict, estimate_rlct
+from trainables.rlct import DrawCallback, RlctEstimate, estimate_rlct
 from trainables.self_model import SelfModel
 from trainables.tasks import Split, TaskData
 from trainables.training import EPOCH_METRICS, train
@@ -23,7 +23,6 @@ STATUSES: tuple[Status, ...] = ("ok", "collapsed", "diverged")
 CHANCE_MARGIN = 3.0
 
 EpochCallback = Callable[[int, dict[str, np.ndarray]], None]
-DrawCallback = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,6 @@ class ExperimentResult:
     def status(self) -> Status:
         """The worst status of the replicates."""
         return max(self.statuses, key=STATUSES.index)
-
-    @property
-    def rlct_verdict(self) -> RlctVerdict:
-        """The worst verdict of the replicates."""
-        return max(self.rlct.verdicts, key=VERDICTS.index)
 
 
 def run_experiment(

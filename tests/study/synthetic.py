@@ -8,7 +8,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from analysis.tracking import search_all_runs
-from study.outcome import Outcome
+from study.outcome import Outcome, RlctOutcome
 from study.record import Record
 from study.spec import StudySpec, build_spec
 from study.stores import Stores
@@ -29,18 +29,21 @@ def sweep_spec(
     return build_spec(raw, name)
 
 
-def make_outcome(config: TrialConfig, values: Values, status: str = "ok") -> Outcome:
+def make_outcome(config: TrialConfig, values: Values, status: str = "ok", verdict: str = "sound") -> Outcome:
     per_replicate = [values(config, index) for index in range(config.replicates)]
     names = (*EPOCH_METRICS, "rlct", "rlct_se")
     return Outcome(
         measurements={name: [row.get(name, 0.5) for row in per_replicate] for name in names},
         status=status,
         replicate_statuses=[status] * config.replicates,
-        rlct_verdict="sound",
-        replicate_verdicts=["sound"] * config.replicates,
-        nbeta=26.4,
-        initial_loss=[0.1] * config.replicates,
-        rlct_per_chain=[[10.0, 10.0]] * config.replicates,
+        rlct=RlctOutcome(
+            per_chain=[[row.get("rlct", 0.5)] * 2 for row in per_replicate],
+            initial_loss=[0.1] * config.replicates,
+            nbeta=26.4,
+            verdicts=[verdict] * config.replicates,
+            reasons=["made up"] * config.replicates,
+            diagnostics={"r_hat": [1.01] * config.replicates},
+        ),
         seconds={"training": 1.0, "rlct": 2.0},
         device="cpu",
         host="here",

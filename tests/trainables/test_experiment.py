@@ -48,7 +48,7 @@ def test_a_network_no_better_than_chance_is_collapsed_not_simple(digits: TaskDat
 def test_a_loss_that_is_not_finite_is_diverged(digits: TaskData) -> None:
     result = run_experiment(small_trial(aux_weight=100.0, training={"learning_rate": 1e6}), digits)
     assert result.status == "diverged"
-    assert result.rlct_verdict == "diverged"
+    assert result.rlct.verdict == "diverged"
     diverged = np.array(result.statuses) == "diverged"
     assert not np.isfinite(result.measurements["rlct"][diverged]).any()
 

@@ -47,7 +47,7 @@ def test_the_same_trial_gives_the_same_numbers_twice(digits: TaskData) -> None:
     first, second = run_experiment(config, digits), run_experiment(config, digits)
     for name, values in first.measurements.items():
         np.testing.assert_array_equal(values, second.measurements[name], err_msg=name)
-    np.testing.assert_array_equal(first.rlct.loss_trace, second.rlct.loss_trace)
+    np.testing.assert_array_equal(first.rlct.trace.loss, second.rlct.trace.loss)
 
 
 def test_a_batch_shared_by_replicates_gives_what_separate_copies_of_it_give() -> None:

@@ -1,14 +1,18 @@
+import copy
 import math
+from typing import ClassVar, Self
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from devinterp.slt.llc import llc
+from torch import Tensor, nn
 
 from tests.conftest import small_trial
 from trainables import RlctConfig, run_experiment
-from trainables.networks import ReplicatedNetwork
+from trainables.networks import ReplicatedModule, ReplicatedNetwork
+from trainables.networks.base import Activations
 from trainables.rlct import RlctEstimate, estimate_rlct, resolve_nbeta
 from trainables.tasks import Split, TaskData
 
@@ -75,9 +79,9 @@ def test_the_estimate_is_nbeta_times_the_rise_of_the_loss_in_the_kept_draws(
 ) -> None:
     network, split = trained
     result = estimate_rlct(network, split, SETTINGS.model_copy(update={"draws": 20, "burn_in_fraction": 0.25}), seed=0)
-    assert result.loss_trace.shape == (20, 2, 4)
-    assert result.burn_in == 5
-    expected = result.nbeta * (result.loss_trace[5:].mean(axis=(0, 2)) - result.initial_loss)
+    assert result.trace.loss.shape == (20, 2, 4)
+    assert result.config.burn_in == 5
+    expected = result.nbeta * (result.trace.loss - result.trace.start_loss)[5:].mean(axis=(0, 2))
     np.testing.assert_allclose(result.estimate, expected)
     with torch.no_grad():
         outputs = network(split.inputs[None]).outputs
@@ -114,22 +118,93 @@ def test_a_replicate_that_diverges_does_not_touch_the_others(trained: tuple[Repl
     assert result.estimate[1] == pytest.approx(healthy.estimate[1], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("per_chain", "verdict"),
-    [
-        ([10.0, 10.5, 9.5, 10.0], "sound"),
-        ([10.0, 20.0, 5.0, 1.0], "chains_disagree"),
-        ([-5.0, -4.0, -5.0, -6.0], "not_a_minimum"),
-        ([10.0, math.nan, 10.0, 10.0], "diverged"),
-        ([10.0, math.inf, 10.0, 10.0], "diverged"),
-    ],
-)
-def test_the_verdict_says_finite_positive_and_agreeing(per_chain: list[float], verdict: str) -> None:
-    estimate = RlctEstimate(np.array([per_chain]), np.zeros(1), np.zeros((2, 1, 4)), nbeta=1.0, burn_in=1)
-    assert estimate.verdicts == (verdict,)
-
-
 def test_a_batch_larger_than_the_data_is_refused(trained: tuple[ReplicatedNetwork, Split]) -> None:
     network, split = trained
     with pytest.raises(ValueError, match="exceeds the 1150 training samples"):
         estimate_rlct(network, split, SETTINGS.model_copy(update={"batch_size": 5000}), seed=0)
+
+
+class NetworksInTurn(ReplicatedModule):
+    """Networks that are kept apart and run one after the other, with batch norm and dropout."""
+
+    stackable: ClassVar[bool] = False
+
+    def __init__(self, replicates: int, features: int, classes: int):
+        super().__init__()
+        self.members = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(features, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, classes)
+            )
+            for _ in range(replicates)
+        )
+
+    @property
+    def replicates(self) -> int:
+        return len(self.members)
+
+    def replicate(self, index: int) -> Self:
+        alone = copy.deepcopy(self)
+        # The axis that stacked parameters have, on the one that is left.
+        alone.members = nn.ModuleList([alone.members[index]])
+        return alone
+
+    def repeated(self, times: int) -> Self:
+        assert times == 1, "these networks cannot be stacked"
+        return copy.deepcopy(self)
+
+    def forward(self, inputs: Tensor) -> Activations:
+        return Activations(torch.stack([member(inputs[0]) for member in self.members]), ())
+
+
+@pytest.fixture(scope="module")
+def in_turn(trained: tuple[ReplicatedNetwork, Split]) -> NetworksInTurn:
+    """Trained for a while, dropout and all; left in training mode."""
+    torch.manual_seed(0)
+    split, networks = trained[1], NetworksInTurn(2, 64, 10)
+    optimizer = torch.optim.SGD(networks.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(150):
+        optimizer.zero_grad()
+        outputs = networks(split.inputs[None]).outputs
+        sum(nn.functional.cross_entropy(one, split.labels) for one in outputs).backward()  # type: ignore[union-attr]
+        optimizer.step()
+    return networks
+
+
+def test_networks_that_cannot_be_stacked_are_sampled_one_chain_after_the_other(
+    in_turn: NetworksInTurn, trained: tuple[ReplicatedNetwork, Split]
+) -> None:
+    draws: list[int] = []
+    settings = SETTINGS.model_copy(update={"draws": 200})
+    result = estimate_rlct(in_turn, trained[1], settings, 0, on_draw=draws.append)
+    assert result.trace.loss.shape == (200, 2, 4)
+    assert draws == list(range(1, 201))
+    assert (result.estimate > 0).all()
+    # Every chain of every replicate has noise of its own.
+    assert len(np.unique(result.per_chain)) == 8
+    again = estimate_rlct(in_turn, trained[1], settings, 0)
+    np.testing.assert_array_equal(again.trace.loss, result.trace.loss)
+
+
+def test_sampling_is_in_evaluation_mode_and_leaves_the_mode_of_the_network(
+    in_turn: NetworksInTurn, trained: tuple[ReplicatedNetwork, Split]
+) -> None:
+    split, before = trained[1], copy.deepcopy(in_turn.state_dict())
+    # Steps too small to move a weight: what is left is what the mode does to the loss.
+    result = estimate_rlct(in_turn, split, SETTINGS.model_copy(update={"draws": 10, "step_size": 1e-30}), 0)
+    np.testing.assert_allclose(result.trace.loss, result.trace.start_loss, rtol=1e-5)
+    assert in_turn.training
+    for name, value in in_turn.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    evaluated = copy.deepcopy(in_turn).eval()
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(evaluated(split.inputs[None]).outputs[0], split.labels)
+    assert result.initial_loss[0] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_another_sampler_seed_gives_an_independent_estimate(trained: tuple[ReplicatedNetwork, Split]) -> None:
+    network, split = trained
+    first = estimate_rlct(network, split, SETTINGS, 0)
+    second = estimate_rlct(network, split, SETTINGS.model_copy(update={"seed": 1}), 0)
+    assert not np.isin(second.per_chain, first.per_chain).any()
+    joint_error = np.hypot(first.standard_error, second.standard_error)
+    assert (abs(first.estimate - second.estimate) < 4 * joint_error).all()

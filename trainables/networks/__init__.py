@@ -4,7 +4,7 @@ import difflib
 
 from trainables.config import NetworkConfig
 from trainables.errors import ConfigError
-from trainables.networks.base import Layer, ReplicatedLinear, ReplicatedNetwork
+from trainables.networks.base import Layer, ReplicatedLinear, ReplicatedModule, ReplicatedNetwork
 from trainables.networks.mlp import ReplicatedMLP
 
 ARCHITECTURES: dict[str, type[ReplicatedNetwork]] = {"mlp": ReplicatedMLP}
@@ -14,6 +14,7 @@ __all__ = [
     "Layer",
     "ReplicatedLinear",
     "ReplicatedMLP",
+    "ReplicatedModule",
     "ReplicatedNetwork",
     "get_architecture",
     "layers_of",

@@ -7,7 +7,7 @@ the gradient of the sum of their losses is each one's own gradient, and one opti
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -72,7 +72,36 @@ class ReplicatedLinear(nn.Module):
         return grouped.view(groups, batch, -1, outputs).transpose(1, 2).reshape(replicates, batch, outputs)
 
 
-class ReplicatedNetwork(nn.Module, ABC):
+class ReplicatedModule(nn.Module):
+    """R models of one shape in one module.
+
+    Every parameter and buffer has a leading replicate axis. A subclass that keeps its replicates apart (as modules that
+    run one after the other) says so by `stackable = False` and overrides what reads the axis.
+    """
+
+    stackable: ClassVar[bool] = True
+
+    @property
+    def replicates(self) -> int:
+        return next(self.parameters()).shape[0]
+
+    def repeated(self, times: int) -> Self:
+        """A copy of the whole replicate axis `times` times over: copy c of replicate r is at index c·R + r."""
+        return self._with_axis(lambda tensor: tensor.repeat(times, *(1 for _ in tensor.shape[1:])))
+
+    def replicate(self, index: int) -> Self:
+        """A copy of one replicate, alone."""
+        return self._with_axis(lambda tensor: tensor[index : index + 1].clone())
+
+    @torch.no_grad()
+    def _with_axis(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed = copy.deepcopy(self)
+        for tensor in (*changed.parameters(), *changed.buffers()):
+            tensor.data = change(tensor.data)
+        return changed
+
+
+class ReplicatedNetwork(ReplicatedModule, ABC):
     """R classifiers of one architecture in one module; `head` is their final linear layer."""
 
     architecture: ClassVar[str]
@@ -92,10 +121,6 @@ class ReplicatedNetwork(nn.Module, ABC):
     def forward(self, inputs: Tensor) -> Activations:
         """Inputs (G, B, features) to outputs (R, B, O) and hidden activations; G is R, or fewer to share batches."""
 
-    @property
-    def replicates(self) -> int:
-        return self.head.weight.shape[0]
-
     @torch.no_grad()
     def with_head_rows(self, rows: int) -> Self:
         """A copy whose head keeps its first `rows` outputs: the classifier without the self-model's rows."""
@@ -103,14 +128,6 @@ class ReplicatedNetwork(nn.Module, ABC):
         cut.head.weight = nn.Parameter(cut.head.weight[:, :rows].clone())
         cut.head.bias = nn.Parameter(cut.head.bias[:, :rows].clone())
         return cut
-
-    @torch.no_grad()
-    def repeated(self, times: int) -> Self:
-        """A copy of the whole replicate axis `times` times over: copy c of replicate r is at index c·R + r."""
-        many = copy.deepcopy(self)
-        for parameter in many.parameters():
-            parameter.data = parameter.data.repeat(times, *(1 for _ in parameter.shape[1:]))
-        return many
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:

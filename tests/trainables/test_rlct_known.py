@@ -1,0 +1,270 @@
+"""The estimate where the truth is known.
+
+Every model of a kind is one replicate of one module: smaller ones are padded with weights that the loss does not see.
+Two things lie between an estimate and the real log canonical threshold λ, beside the noise of the chains:
+
+- nβ is finite. What the chains sample is E[nβ·L] under exp(−nβ·L − γ‖w − w0‖²/2), which tends to λ − (m − 1)/ln nβ for
+  multiplicity m. Where that has a closed form or an integral, the estimate is held against it, and it against λ.
+- The step is finite: a direction of curvature c is sampled wider by 1/(1 − step·nβ·c/4). With the settings here that is
+  at most STEP_BIAS.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate
+from torch import Tensor, nn
+
+from trainables import RlctConfig
+from trainables.networks import ReplicatedLinear, ReplicatedModule
+from trainables.networks.base import Activations
+from trainables.rlct import RlctEstimate, estimate_rlct
+from trainables.tasks import Split
+
+STEP_BIAS = 0.05
+
+
+def check(result: RlctEstimate, index: int, expected: float) -> None:
+    """Within three standard errors of what is expected, but for the bias of the step, and judged to be usable."""
+    estimate, error = result.estimate[index], result.standard_error[index]
+    assert abs(estimate - expected) < 3 * error + STEP_BIAS * expected, (estimate, error, expected)
+    # The check above means something.
+    assert error < 0.06 * expected
+    # With a pull this weak, weights that the loss leaves free spread on and on: there "drifting" is the right word.
+    assert result.verdicts[index] in ("sound", "drifting"), result.judgements[index]
+
+
+# Regular models: λ is half the number of parameters.
+
+REGULAR = (1, 2, 5, 20)
+
+
+class LinearRegressions(ReplicatedModule):
+    """Replicate r regresses on the first REGULAR[r] inputs, from its least-squares solution on."""
+
+    mask: Tensor
+
+    def __init__(self, inputs: np.ndarray, targets: np.ndarray):
+        super().__init__()
+        solutions = np.zeros((len(REGULAR), max(REGULAR)))
+        for row, parameters in zip(solutions, REGULAR, strict=True):
+            row[:parameters] = np.linalg.lstsq(inputs[:, :parameters], targets, rcond=None)[0]
+        self.weight = nn.Parameter(torch.from_numpy(solutions).float())
+        self.register_buffer("mask", (torch.arange(max(REGULAR)) < torch.tensor(REGULAR)[:, None]).float())
+
+
+def squared_errors(network: LinearRegressions, inputs: Tensor, targets: Tensor) -> Tensor:
+    weight = (network.weight * network.mask).view(len(inputs), -1, inputs.shape[-1])
+    predictions = torch.einsum("gbf,gmf->gmb", inputs, weight)
+    return ((predictions - targets.unsqueeze(1)).square() / 2).flatten(0, 1)
+
+
+def regular(settings: RlctConfig) -> RlctEstimate:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(1000, max(REGULAR)))
+    targets = inputs[:, 0] + rng.normal(size=1000)
+    split = Split(torch.from_numpy(inputs).float(), torch.from_numpy(targets).float())
+    return estimate_rlct(LinearRegressions(inputs, targets), split, settings, 0, sample_losses=squared_errors)
+
+
+# γ holds a direction of curvature c back by γ/(nβ·c) = 0.7 %.
+REGULAR_SETTINGS = RlctConfig(
+    step_size=2e-4, localization=1.0, nbeta="dataset", chains=64, draws=2000, batch_size=100, burn_in_fraction=0.25
+)
+
+
+@pytest.fixture(scope="module")
+def plain() -> RlctEstimate:
+    return regular(REGULAR_SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def preconditioned() -> RlctEstimate:
+    return regular(REGULAR_SETTINGS.model_copy(update={"sampler": "rmsprop_sgld", "step_size": 3e-5}))
+
+
+@pytest.mark.parametrize("parameters", REGULAR)
+def test_a_regular_model_has_half_its_parameters(plain: RlctEstimate, parameters: int) -> None:
+    check(plain, REGULAR.index(parameters), parameters / 2)
+
+
+@pytest.mark.parametrize("parameters", REGULAR)
+def test_the_preconditioned_sampler_is_too_high_by_less_than_a_quarter(
+    preconditioned: RlctEstimate, parameters: int
+) -> None:
+    # Its preconditioner moves with the weights, and the term that would make up for that (Li et al. 2016, eq. 7) is left
+    # out: measured 10 to 22 % over step sizes and batches, and no smaller with smaller steps.
+    index = REGULAR.index(parameters)
+    ratio = preconditioned.estimate[index] / (parameters / 2)
+    error = preconditioned.standard_error[index] / (parameters / 2)
+    assert 1 - 3 * error < ratio < 1.25 + 3 * error
+
+
+class SoftmaxRegression(ReplicatedModule):
+    """One softmax regression without a hidden layer: adding a constant to all outputs changes nothing."""
+
+    def __init__(self, features: int, classes: int):
+        super().__init__()
+        self.head = ReplicatedLinear(1, features, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, inputs: Tensor) -> Activations:
+        return Activations(self.head(inputs), ())
+
+
+@pytest.mark.parametrize(("features", "classes"), [(4, 2), (3, 4)])
+def test_a_classifier_counts_only_the_parameters_that_change_its_answer(features: int, classes: int) -> None:
+    # The default loss. λ = (classes − 1)(features + 1)/2: the direction common to all classes is flat.
+    torch.manual_seed(0)
+    inputs, network = torch.randn(4000, features), SoftmaxRegression(features, classes)
+    labels = torch.distributions.Categorical(logits=inputs @ torch.randn(features, classes)).sample()
+    optimizer = torch.optim.LBFGS(network.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(network(inputs[None]).outputs[0], labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    settings = RlctConfig(step_size=1e-3, localization=1.0, nbeta=500.0, chains=64, draws=1500, batch_size=500)
+    result = estimate_rlct(network, Split(inputs, labels), settings, 0)
+    check(result, 0, (classes - 1) * (features + 1) / 2)
+
+
+# Reduced-rank regression, y = BAx with A (H, M), B (N, H) and a true map of rank r: Aoyagi and Watanabe (2005),
+# "Stochastic complexities of reduced rank regression in Bayesian estimation", Neural Networks 18, main theorem.
+
+REDUCED_RANK = ((3, 3, 2, 0), (3, 3, 2, 1), (3, 3, 2, 2), (4, 2, 1, 0), (2, 4, 1, 0), (2, 2, 5, 0), (3, 3, 3, 1))
+
+
+def reduced_rank_lambda(inputs: int, outputs: int, hidden: int, rank: int) -> float:
+    """λ of reduced-rank regression; the multiplicity is 2 in the first case with an odd sum of sizes, else 1."""
+    m, n, h, r = inputs, outputs, hidden, rank
+    if n + r <= m + h and m + r <= n + h and h + r <= m + n:
+        quadratic = -((h + r) ** 2) - m**2 - n**2 + 2 * (h + r) * (m + n) + 2 * m * n
+        return (quadratic + (m + h + n + r) % 2) / 8
+    if m + h < n + r:
+        return (h * m - h * r + n * r) / 2
+    if n + h < m + r:
+        return (h * n - h * r + m * r) / 2
+    return m * n / 2
+
+
+class ReducedRankRegressions(ReplicatedModule):
+    """Replicate r is REDUCED_RANK[r] at its most singular point: hidden units that the truth does not need are zero."""
+
+    first_mask: Tensor
+    second_mask: Tensor
+    truth: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        m, n, h, _ = (max(sizes) for sizes in zip(*REDUCED_RANK, strict=True))
+        first, second = torch.zeros(len(REDUCED_RANK), h, m), torch.zeros(len(REDUCED_RANK), n, h)
+        self.register_buffer("first_mask", torch.zeros_like(first))
+        self.register_buffer("second_mask", torch.zeros_like(second))
+        for index, (inputs, outputs, hidden, rank) in enumerate(REDUCED_RANK):
+            first[index, range(rank), range(rank)] = second[index, range(rank), range(rank)] = 1.0
+            self.first_mask[index, :hidden, :inputs] = self.second_mask[index, :outputs, :hidden] = 1.0
+        self.first, self.second = nn.Parameter(first), nn.Parameter(second)
+        self.register_buffer("truth", second @ first)
+
+
+def map_errors(network: ReducedRankRegressions, inputs: Tensor, labels: Tensor) -> Tensor:
+    error = (network.second * network.second_mask) @ (network.first * network.first_mask) - network.truth
+    error = error.view(len(inputs), -1, *error.shape[1:])
+    return (torch.einsum("gbf,gmof->gmbo", inputs, error).square().sum(dim=-1) / 2).flatten(0, 1)
+
+
+@pytest.fixture(scope="module")
+def reduced_rank() -> RlctEstimate:
+    inputs = np.random.default_rng(0).normal(size=(2048, 4))
+    # Uncorrelated inputs of variance 1 in the sample itself: L = ‖BA − truth‖²/2 exactly.
+    inputs = np.linalg.svd(inputs - inputs.mean(axis=0), full_matrices=False)[0] * math.sqrt(len(inputs))
+    split = Split(torch.from_numpy(inputs).float(), torch.zeros(len(inputs), dtype=torch.int64))
+    settings = RlctConfig(step_size=1e-4, localization=1.0, nbeta=300.0, chains=16, draws=10_000, batch_size=256)
+    return estimate_rlct(ReducedRankRegressions(), split, settings, 0, sample_losses=map_errors)
+
+
+@pytest.mark.parametrize("sizes", REDUCED_RANK, ids=str)
+def test_reduced_rank_regression_has_the_lambda_of_aoyagi_and_watanabe(
+    reduced_rank: RlctEstimate, sizes: tuple[int, int, int, int]
+) -> None:
+    truth = reduced_rank_lambda(*sizes)
+    expected = truth if sizes[3] else _reduced_rank_at(reduced_rank.nbeta, 1.0, *sizes[:3])
+    assert expected == pytest.approx(truth, rel=STEP_BIAS)
+    check(reduced_rank, REDUCED_RANK.index(sizes), expected)
+
+
+def _reduced_rank_at(nbeta: float, gamma: float, inputs: int, outputs: int, hidden: int) -> float:
+    """E[nβ·L] of a true map of zero: given B, A is Gaussian; the mean over B is over 200,000 draws of its prior."""
+    second = np.random.default_rng(0).normal(size=(200_000, outputs, hidden)) / math.sqrt(gamma)
+    squares = np.linalg.eigvalsh(np.swapaxes(second, 1, 2) @ second).clip(min=0)
+    log_weight = -inputs / 2 * np.log1p(nbeta * squares / gamma).sum(axis=1)
+    weight = np.exp(log_weight - log_weight.max())
+    return float((weight * inputs / 2 * (nbeta * squares / (gamma + nbeta * squares)).sum(axis=1)).sum() / weight.sum())
+
+
+# Normal crossings, L = Π wᵢ^(2kᵢ): λ = 1/(2·max kᵢ), its multiplicity how often the largest kᵢ occurs.
+
+MONOMIALS = ((2, 0), (3, 0), (1, 1), (1, 2), (2, 2))
+# E[nβ·L] at nβ = 1000, γ = 1 as a share of λ. What is missing falls as a power of nβ where the multiplicity is 1, and
+# with its logarithm where it is 2.
+SHARE_OF_LAMBDA = {(2, 0): 0.99, (3, 0): 0.97, (1, 1): 0.78, (1, 2): 0.90, (2, 2): 0.66}
+
+
+class Monomials(ReplicatedModule):
+    """Replicate r is the monomial with the exponents 2·MONOMIALS[r], at zero."""
+
+    exponents: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("exponents", torch.tensor(MONOMIALS, dtype=torch.float32))
+        self.weight = nn.Parameter(torch.zeros(self.exponents.shape))
+
+
+def monomial_values(network: Monomials, inputs: Tensor, labels: Tensor) -> Tensor:
+    values = (network.weight.square() ** network.exponents).prod(dim=1)
+    return values[:, None].expand(-1, inputs.shape[1])
+
+
+@pytest.fixture(scope="module")
+def monomials() -> RlctEstimate:
+    no_data = Split(torch.zeros(8192, 1), torch.zeros(8192, dtype=torch.int64))
+    settings = RlctConfig(step_size=1e-4, localization=1.0, nbeta=1000.0, chains=64, draws=16_000, batch_size=2)
+    return estimate_rlct(Monomials(), no_data, settings, 0, sample_losses=monomial_values)
+
+
+@pytest.mark.parametrize("exponents", MONOMIALS, ids=str)
+def test_a_monomial_has_the_lambda_of_its_largest_exponent(monomials: RlctEstimate, exponents: tuple[int, int]) -> None:
+    expected = _monomial_at(monomials.nbeta, 1.0, exponents)
+    assert expected * 2 * max(exponents) == pytest.approx(SHARE_OF_LAMBDA[exponents], abs=0.01)
+    check(monomials, MONOMIALS.index(exponents), expected)
+
+
+def test_the_bias_of_multiplicity_two_goes_as_the_logarithm_of_nbeta() -> None:
+    # λ − (m − 1)/ln nβ: the reciprocal of what is missing of λ grows by 1 with every factor e of nβ.
+    missing = [0.5 - _monomial_at(nbeta, 1.0, (1, 1)) for nbeta in (1e4, 1e5, 1e6, 1e7)]
+    growth = np.diff([1 / m for m in missing]) / math.log(10)
+    assert growth == pytest.approx([1.0] * 3, abs=0.1)
+
+
+def _monomial_at(nbeta: float, gamma: float, exponents: Sequence[int]) -> float:
+    """E[nβ·L] of Π wᵢ^(2kᵢ) in two dimensions, by quadrature over both on a logarithmic scale."""
+    first, second = exponents
+    # ln w from far inside the singularity to far outside the pull of γ.
+    logs = np.linspace(-25, math.log(9 / math.sqrt(gamma)), 2401)
+    x, y = np.exp(logs)[:, None], np.exp(logs)[None, :]
+    rise = nbeta * x ** (2 * first) * y ** (2 * second)
+    density = np.exp(-rise - gamma / 2 * (x**2 + y**2)) * x * y
+    return float(_over_plane(rise * density, logs) / _over_plane(density, logs))
+
+
+def _over_plane(values: np.ndarray, logs: np.ndarray) -> float:
+    return float(integrate.simpson(integrate.simpson(values, x=logs), x=logs))

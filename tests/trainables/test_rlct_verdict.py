@@ -1,0 +1,121 @@
+"""Verdicts: each on chains that really behave so, and each threshold on its own."""
+
+import math
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from tests.conftest import small_trial
+from trainables import RlctConfig, run_experiment
+from trainables.networks import ReplicatedNetwork
+from trainables.rlct import ADVICE, VERDICTS, Diagnostics, RlctVerdict, estimate_rlct
+from trainables.rlct.verdict import judge
+from trainables.tasks import Split, TaskData
+
+SETTINGS = RlctConfig(step_size=1e-3, localization=10.0, chains=4, draws=400, batch_size=128)
+
+
+def network_after(epochs: int, digits: TaskData) -> tuple[ReplicatedNetwork, Split]:
+    config = small_trial(width=16, training={"epochs": epochs}, seeds=(0, 1))
+    split = digits.split(config.training.validation_fraction, config.split_seed).train
+    return run_experiment(config, digits).network, split
+
+
+@pytest.fixture(scope="module")
+def trained(digits: TaskData) -> tuple[ReplicatedNetwork, Split]:
+    return network_after(40, digits)
+
+
+@pytest.fixture(scope="module")
+def untrained(digits: TaskData) -> tuple[ReplicatedNetwork, Split]:
+    return network_after(1, digits)
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, "sound"),
+        ({"sampler": "rmsprop_sgld", "step_size": 1e-4}, "sound"),
+        # Too few draws, or too small steps, to get where the pull would let the chains go.
+        ({"draws": 40}, "drifting"),
+        ({"step_size": 1e-4}, "drifting"),
+        # Steps that overshoot: the chains agree with each other, on a number four times too large.
+        ({"step_size": 0.03, "draws": 200}, "diverged"),
+        ({"step_size": 1.0, "draws": 200}, "diverged"),
+    ],
+)
+def test_a_trained_network_is_judged_by_its_chains(
+    trained: tuple[ReplicatedNetwork, Split], changed: dict[str, float], verdict: str
+) -> None:
+    result = estimate_rlct(*trained, SETTINGS.model_copy(update=changed), seed=0)
+    assert result.verdicts == (verdict, verdict), result.judgements
+    assert result.verdict == verdict
+
+
+@pytest.mark.parametrize("changed", [{}, {"step_size": 1e-4}, {"sampler": "rmsprop_sgld", "step_size": 1e-4}])
+def test_a_network_that_is_still_learning_is_not_at_a_minimum_whatever_the_sampler(
+    untrained: tuple[ReplicatedNetwork, Split], changed: dict[str, float]
+) -> None:
+    result = estimate_rlct(*untrained, SETTINGS.model_copy(update=changed), seed=0)
+    assert result.verdicts == ("not_a_minimum", "not_a_minimum"), result.judgements
+
+
+def test_a_network_without_a_gradient_on_a_plateau_is_not_at_a_minimum(
+    trained: tuple[ReplicatedNetwork, Split],
+) -> None:
+    # As self-modeling at a large weight leaves a narrow network: dead hidden units, one answer for everything.
+    dead = trained[0].repeated(1)
+    for name, parameter in dead.named_parameters():
+        parameter.data.fill_(-0.1 if name.startswith("hidden") and name.endswith("bias") else 0.0)
+    result = estimate_rlct(dead, trained[1], SETTINGS, seed=0)
+    assert (result.diagnostics.gradient_norm < 0.1).all()
+    assert result.verdicts == ("not_a_minimum", "not_a_minimum"), result.judgements
+
+
+GOOD = {field.name: 0.0 for field in fields(Diagnostics)} | {
+    "r_hat": 1.02, "effective_draws": 80.0, "distance_ratio": 1.0, "settled": 0.95, "stiffness": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("estimate", "error", "changed", "verdict", "reason"),
+    [
+        (10.0, 0.5, {}, "sound", "agree"),
+        (10.0, 0.5, {"drift": -0.9, "drift_se": 0.1}, "sound", "agree"),
+        (10.0, 0.5, {"drift": -1.1, "drift_se": 0.4}, "drifting", "still changes by 11%"),
+        (10.0, 0.5, {"drift": 3.0, "drift_se": 2.0}, "sound", "agree"),
+        (10.0, 0.5, {"settled": 0.8}, "drifting", "80% of their final variance"),
+        (10.0, 1.1, {}, "chains_disagree", "standard error is 11%"),
+        (10.0, 0.1, {"error_of_draws": 1.2}, "chains_disagree", "standard error is 12%"),
+        (10.0, 0.5, {"r_hat": 1.3}, "chains_disagree", "R-hat is 1.30"),
+        (10.0, 0.5, {"effective_draws": 6.0}, "chains_disagree", "worth 6 independent"),
+        (-5.0, 0.5, {}, "not_a_minimum", "the estimate is -5"),
+        (3.0, 0.1, {"negative_share": 0.2}, "not_a_minimum", "20% of the kept windows"),
+        (10.0, 0.5, {"descent": 2.0}, "not_a_minimum", "falls by 2 along its gradient"),
+        (10.0, 0.5, {"distance_ratio": 1.6}, "diverged", "1.6 times as far"),
+        (10.0, 0.5, {"stiffness": 0.6}, "diverged", "curvature / 2 is 0.6"),
+        (math.nan, math.nan, {"r_hat": math.nan}, "diverged", "not finite"),
+        # The worse comes first: what is no minimum cannot be mended by more draws.
+        (-5.0, 3.0, {"r_hat": 1.5, "settled": 0.1}, "not_a_minimum", "the estimate is -5"),
+    ],
+)
+def test_each_measure_has_its_verdict_and_says_so(
+    estimate: float, error: float, changed: dict[str, float], verdict: RlctVerdict, reason: str
+) -> None:
+    judgement = judge(estimate, error, GOOD | changed)
+    assert judgement.verdict == verdict
+    assert reason in judgement.reason
+    assert judgement.advice == ADVICE[verdict]
+
+
+def test_every_verdict_says_what_to_change_in_one_line() -> None:
+    assert set(ADVICE) == set(VERDICTS)
+    assert all(advice.endswith(".") and "\n" not in advice for advice in ADVICE.values())
+
+
+def test_the_diagnostics_of_chains_that_all_diverge_are_not_numbers(trained: tuple[ReplicatedNetwork, Split]) -> None:
+    result = estimate_rlct(*trained, SETTINGS.model_copy(update={"step_size": 1e6, "draws": 20}), seed=0)
+    assert result.verdict == "diverged"
+    assert np.isnan(result.estimate).all()
+    assert np.isnan(result.diagnostics.r_hat).all()

@@ -1,0 +1,100 @@
+"""How far an estimate can be trusted: measures of the chains and of where they started."""
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainables.config import RlctConfig
+from trainables.rlct.losses import Start
+from trainables.rlct.sampling import RMSPROP_EPSILON, Trace
+
+# Windows that a chain's kept draws are cut into, to see past the noise of single batches.
+WINDOWS = 10
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Measures of R replicates, each (R,). "In units of the rlct" means nβ times a loss in nats."""
+
+    r_hat: np.ndarray  # rank-normalised split R-hat of the kept draws over chains (Vehtari et al. 2021); 1 is best
+    effective_draws: np.ndarray  # effective sample size of the kept draws of all chains together
+    error_of_draws: np.ndarray  # standard error of the estimate by the effective draws, in units of the rlct
+    drift: np.ndarray  # rise from the first to the second half of the kept draws, in units of the rlct
+    drift_se: np.ndarray  # its standard error over chains
+    negative_share: np.ndarray  # share of the kept windows in which the loss is lower than that of the trained weights
+    distance: np.ndarray  # ‖w − w0‖ of the last draw, mean over chains
+    distance_ratio: np.ndarray  # distance over that on a flat loss; above 1 the loss pushed the chains away
+    gradient_norm: np.ndarray  # ‖∇L(w0)‖ over all training samples
+    descent: np.ndarray  # how far the loss falls along this gradient within reach of a chain, in units of the rlct
+    stiffness: np.ndarray  # step × nβ × largest curvature / 2: x → (1 − stiffness)·x is a step towards the minimum
+    settled: np.ndarray  # share of its final variance that a weight on a flat loss has in the kept draws
+
+
+def diagnose(trace: Trace, start: Start, config: RlctConfig, nbeta: float) -> Diagnostics:
+    """Measure the chains of every replicate; NaN where one of them diverged."""
+    # arviz-stats takes seconds to import, and only this function needs it.
+    from arviz_stats.base.array import array_stats
+
+    rise = nbeta * (trace.loss - trace.start_loss)[config.burn_in :].transpose(1, 2, 0)  # (R, C, kept)
+    half = config.kept_draws // 2
+    drifts = rise[:, :, -half:].mean(axis=2) - rise[:, :, :half].mean(axis=2)
+    finite = np.isfinite(rise).all(axis=(1, 2))
+    windows = np.stack([w.mean(axis=2) for w in np.array_split(rise, min(WINDOWS, config.kept_draws), axis=2)])
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        # Chains that do not move have no variance: NaN is the right answer.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        r_hat = np.asarray(array_stats.rhat(rise, chain_axis=1, draw_axis=2))
+        effective_draws = np.asarray(array_stats.ess(rise, chain_axis=1, draw_axis=2, method="mean"))
+    distance = trace.distance.mean(axis=1)
+    return Diagnostics(
+        r_hat=np.where(finite, r_hat, math.nan),
+        effective_draws=np.where(finite, effective_draws, math.nan),
+        error_of_draws=rise.std(axis=(1, 2)) / np.sqrt(effective_draws),
+        drift=drifts.mean(axis=1),
+        drift_se=drifts.std(axis=1, ddof=1) / math.sqrt(config.chains),
+        negative_share=np.where(finite, (windows < 0).mean(axis=(0, 2)), math.nan),
+        distance=distance,
+        distance_ratio=distance / (math.sqrt(start.parameters) * flat_spread(config)),
+        gradient_norm=start.gradient_norm,
+        descent=_descent(start, config, nbeta),
+        stiffness=_largest_step(config) * nbeta * np.maximum(start.sharpness, 0.0) / 2,
+        settled=np.full(len(distance), _settled(config)),
+    )
+
+
+def flat_spread(config: RlctConfig) -> float:
+    """Standard deviation of one weight after all draws where the loss is flat.
+
+    Langevin dynamics with the pull γ alone is an Ornstein–Uhlenbeck process: after the time t = step · draws the
+    variance is (1 − exp(−γt)) / γ, or t where γ = 0.
+    """
+    gamma, time = config.localization, _largest_step(config) * config.draws
+    return math.sqrt(-math.expm1(-gamma * time) / gamma if gamma > 0 else time)
+
+
+def _settled(config: RlctConfig) -> float:
+    """Mean of 1 − exp(−γt) over the kept draws; 0 where no pull limits the variance."""
+    rate = config.localization * _largest_step(config)
+    if rate == 0:
+        return 0.0
+    return 1 - (math.exp(-rate * config.burn_in) - math.exp(-rate * config.draws)) / (rate * config.kept_draws)
+
+
+def _descent(start: Start, config: RlctConfig, nbeta: float) -> np.ndarray:
+    """nβ·(‖g‖x − hx²/2), with x where a chain without noise would come along the gradient g of curvature h.
+
+    A constant force of 1 moves a weight by (1 − exp(−γt/2)) / γ in the time t (t/2 where γ = 0); the curvature holds
+    against it.
+    """
+    gamma, time = config.localization, _largest_step(config) * config.draws
+    reach = -math.expm1(-gamma * time / 2) / gamma if gamma > 0 else time / 2
+    curvature = np.maximum(start.curvature, 0.0)
+    x = nbeta * start.gradient_norm / (1 / reach + nbeta * curvature)
+    return np.asarray(nbeta * (start.gradient_norm * x - curvature * x**2 / 2))
+
+
+def _largest_step(config: RlctConfig) -> float:
+    """The step of a weight; with preconditioning, that of a weight whose gradient is small against its ε."""
+    return config.step_size / RMSPROP_EPSILON if config.sampler == "rmsprop_sgld" else config.step_size

@@ -1,0 +1,99 @@
+"""The estimate, with all that is needed to trust it or not."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from trainables.config import RlctConfig
+from trainables.networks import ReplicatedModule
+from trainables.rlct.diagnostics import Diagnostics, diagnose, flat_spread
+from trainables.rlct.losses import SampleLosses, cross_entropies, look_at_start
+from trainables.rlct.sampling import DrawCallback, Trace, sample
+from trainables.rlct.verdict import VERDICTS, Judgement, RlctVerdict, judge_all
+from trainables.tasks import Split
+
+
+@dataclass(frozen=True)
+class RlctEstimate:
+    """Estimates of R replicates from C chains of D draws."""
+
+    per_chain: np.ndarray  # (R, C)
+    initial_loss: np.ndarray  # (R,), nats, of the trained weights over all samples
+    trace: Trace
+    diagnostics: Diagnostics
+    nbeta: float
+    config: RlctConfig
+
+    @property
+    def estimate(self) -> np.ndarray:
+        """Mean over chains, (R,); NaN where a chain diverged."""
+        return np.asarray(self.per_chain.mean(axis=1))
+
+    @property
+    def standard_error(self) -> np.ndarray:
+        """Standard error over chains, (R,)."""
+        return np.asarray(self.per_chain.std(axis=1, ddof=1) / math.sqrt(self.per_chain.shape[1]))
+
+    @cached_property
+    def judgements(self) -> tuple[Judgement, ...]:
+        """Per replicate the verdict, the reason for it and what to change."""
+        return judge_all(self.estimate, self.standard_error, self.diagnostics)
+
+    @property
+    def verdicts(self) -> tuple[RlctVerdict, ...]:
+        """Per replicate the verdict alone."""
+        return tuple(judgement.verdict for judgement in self.judgements)
+
+    @property
+    def verdict(self) -> RlctVerdict:
+        """The worst verdict of the replicates."""
+        return max(self.verdicts, key=VERDICTS.index)
+
+
+def resolve_nbeta(config: RlctConfig, training_samples: int) -> float:
+    """The inverse temperature nβ as a number."""
+    if config.nbeta == "batch":
+        return config.batch_size / math.log(config.batch_size)
+    if config.nbeta == "dataset":
+        return training_samples / math.log(training_samples)
+    return config.nbeta
+
+
+def estimate_rlct(
+    network: ReplicatedModule,
+    split: Split,
+    config: RlctConfig,
+    seed: int,
+    on_draw: DrawCallback | None = None,
+    sample_losses: SampleLosses = cross_entropies,
+) -> RlctEstimate:
+    """Estimate the rlct of every replicate of a network on the data it was trained on.
+
+        rlct = nβ · (mean loss of the kept draws − loss of the trained weights)
+
+    Every chain of every replicate starts at the trained weights and takes `config.draws` steps, each on a batch of its
+    own chain's reshuffled passes. The trained weights are held against each draw on the same batch: on the average that
+    is their loss over all samples, with less noise. The network is sampled in evaluation mode, whatever mode it is in:
+    batch norm with its running statistics, no dropout. Replicates and chains are sampled in one go where the network is
+    stackable, else one chain after the other.
+
+    Args:
+        network: of R replicates, a classifier without the self-model's rows; left unchanged.
+        split: the training split, n samples.
+        config: settings.
+        seed: with `config.seed` it fixes batches and noise; the global random state is left as it was.
+        on_draw: called after each draw with the number of draws that all chains have done.
+        sample_losses: the loss in nats of every sample; cross-entropy unless given.
+
+    Raises:
+        ValueError: the sampler's batch is larger than the split.
+    """
+    if config.batch_size > len(split):
+        raise ValueError(f"rlct.batch_size {config.batch_size} exceeds the {len(split)} training samples")
+    nbeta = resolve_nbeta(config, len(split))
+    start = look_at_start(network, split, sample_losses, probe=flat_spread(config))
+    trace = sample(network, split, config, nbeta, seed, sample_losses, start, on_draw)
+    per_chain = nbeta * (trace.loss - trace.start_loss)[config.burn_in :].mean(axis=0)
+    return RlctEstimate(per_chain, start.loss, trace, diagnose(trace, start, config, nbeta), nbeta, config)
