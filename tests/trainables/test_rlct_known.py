@@ -95,7 +95,7 @@ def test_a_regular_model_has_half_its_parameters(plain: RlctEstimate, parameters
 def test_the_preconditioned_sampler_is_too_high_by_less_than_a_quarter(
     preconditioned: RlctEstimate, parameters: int
 ) -> None:
-    # Its preconditioner moves with the weights, and the term that would make up for that (Li et al. 2016, eq. 7) is left
+    # Its preconditioner moves with the weights, and the term that would make up for it (Li et al. 2016, eq. 7) is left
     # out: measured 10 to 22 % over step sizes and batches, and no smaller with smaller steps.
     index = REGULAR.index(parameters)
     ratio = preconditioned.estimate[index] / (parameters / 2)
