@@ -20,7 +20,7 @@ from trainables.config import (
     TrialConfig,
 )
 from trainables.errors import CheckpointError, ConfigError, DataError
-from trainables.experiment import ExperimentResult, run_experiment
+from trainables.experiment import ExperimentResult, estimate_rlct_again, run_experiment
 from trainables.tasks import TASKS, load_task
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "SelfModelConfig",
     "TrainingConfig",
     "TrialConfig",
+    "estimate_rlct_again",
     "load_task",
     "run_experiment",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from trainables.code import code_digest
 from trainables.config import PROTOCOL_VERSION, TrialConfig
 from trainables.errors import CheckpointError
 from trainables.networks import ReplicatedNetwork, get_architecture, layers_of
@@ -22,7 +23,12 @@ class Checkpoint:
     config: TrialConfig
     network: ReplicatedNetwork  # with the self-model's rows
     data_digest: str
-    protocol_version: int
+    classes: int
+
+    @property
+    def trial_key(self) -> str:
+        """The key of the trial that was trained."""
+        return self.config.key(self.data_digest)
 
 
 def save_checkpoint(
@@ -34,6 +40,7 @@ def save_checkpoint(
         "trial_key": config.key(data_digest),
         "config": config.model_dump_json(),
         "data_digest": data_digest,
+        "code_digest": code_digest(network),
         "protocol_version": str(PROTOCOL_VERSION),
         "features": str(features),
         "classes": str(classes),
@@ -42,26 +49,48 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
+    """Read a checkpoint, and see that it belongs to this code, and to the data if their digest is given.
 
     Raises:
-        CheckpointError: the file cannot be read, or is not a checkpoint of this project.
+        CheckpointError: the file cannot be read, is not a checkpoint of this project, or belongs to other code or data;
+            the message names what differs.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["protocol_version"] != str(PROTOCOL_VERSION):
+            # Another version's configuration may have other fields: look no further.
+            raise _mismatch(path, [("protocol version", metadata["protocol_version"], str(PROTOCOL_VERSION))])
         config = TrialConfig(**json.loads(metadata["config"]))
         features, classes = int(metadata["features"]), int(metadata["classes"])
         self_model = SelfModel(config.self_model, layers_of(config.network), classes)
         network = get_architecture(config.network.architecture).build(
             config.network, features, self_model.head_rows, config.seeds
         )
+        compared = [
+            ("code of the network", metadata["code_digest"], code_digest(network)),
+            ("data", metadata["data_digest"], data_digest or metadata["data_digest"]),
+            ("trial key", metadata["trial_key"], config.key(metadata["data_digest"])),
+        ]
+        differing = [difference for difference in compared if difference[1] != difference[2]]
+        if differing:
+            raise _mismatch(path, differing)
         network.load_state_dict(weights)
-        return Checkpoint(config, network, metadata["data_digest"], int(metadata["protocol_version"]))
+        return Checkpoint(config, network, metadata["data_digest"], classes)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"{path} is not a readable checkpoint of this project: {error}. Copy it again from where it was kept, or "
             "train the trial again."
         ) from error
+
+
+def _mismatch(path: Path, differing: list[tuple[str, str, str]]) -> CheckpointError:
+    listed = "; ".join(f"{what}: {then[:16]} then, {now[:16]} now" for what, then, now in differing)
+    return CheckpointError(
+        f"{path} does not belong to what is here ({listed}). Use the data and the git commit that its MLflow run names, "
+        "or train the trial again."
+    )

@@ -123,6 +123,10 @@ class RlctConfig(Section):
             )
         return self
 
+    def key(self) -> str:
+        """8 hexadecimal digits that stand for these settings."""
+        return hashlib.sha256(_canonical(self.model_dump(mode="json"))).hexdigest()[:8]
+
     @property
     def burn_in(self) -> int:
         """Draws of each chain that the estimate leaves out."""
@@ -209,8 +213,7 @@ class TrialConfig(Section):
             "data_digest": data_digest,
             "protocol_version": PROTOCOL_VERSION,
         }
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 
     def flat(self) -> dict[str, Any]:
         """Every field under one flat name, as the tracking server shows it: `aux_weight`, `width`, `rlct_draws`, …"""
@@ -220,3 +223,7 @@ class TrialConfig(Section):
             flat |= nested[section]
         flat |= {f"rlct_{name}": value for name, value in nested["rlct"].items()}
         return flat | {"seeds": nested["seeds"], "split_seed": nested["split_seed"]}
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

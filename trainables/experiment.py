@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from trainables.config import TrialConfig
+from trainables.checkpoint import Checkpoint
+from trainables.config import RlctConfig, TrialConfig
 from trainables.networks import ReplicatedNetwork, get_architecture, layers_of
 from trainables.rlct import DrawCallback, RlctEstimate, estimate_rlct
 from trainables.self_model import SelfModel
@@ -91,6 +92,31 @@ def run_experiment(
         network=network,
         seconds={"training": trained - started, "rlct": finished - trained},
     )
+
+
+def estimate_rlct_again(
+    checkpoint: Checkpoint,
+    data: TaskData,
+    config: RlctConfig,
+    device: torch.device | str = "cpu",
+    on_draw: DrawCallback | None = None,
+) -> RlctEstimate:
+    """Estimate the rlct of a trained trial with other settings; with its own, the estimate is the one it had.
+
+    Args:
+        checkpoint: of the trial, loaded against the digest of `data`.
+        data: the data that it was trained on.
+        config: the settings of this estimate.
+        device: where to compute.
+        on_draw: called after each draw with the number of draws done.
+
+    Raises:
+        ValueError: the sampler's batch is larger than the training split.
+    """
+    trial = checkpoint.config
+    splits = data.split(trial.training.validation_fraction, trial.split_seed, device)
+    classifier = checkpoint.network.to(device).with_head_rows(checkpoint.classes)
+    return estimate_rlct(classifier, splits.train, config, trial.seeds[0], on_draw)
 
 
 def _statuses(final: dict[str, np.ndarray], validation: Split | None, test: Split) -> tuple[Status, ...]:

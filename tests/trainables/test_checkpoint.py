@@ -1,11 +1,17 @@
+import importlib.util
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tests.conftest import small_trial
-from trainables import CheckpointError, run_experiment
+from trainables import PROTOCOL_VERSION, CheckpointError, estimate_rlct_again, run_experiment
 from trainables.checkpoint import load_checkpoint, save_checkpoint
+from trainables.code import code_digest
 from trainables.tasks import TaskData
 
 
@@ -26,3 +32,66 @@ def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, content
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"weights.safetensors is not a readable checkpoint"):
         load_checkpoint(path)
+
+
+def saved(folder: Path, digits: TaskData) -> Path:
+    config = small_trial(aux_weight=1.0)
+    network = run_experiment(config, digits).network
+    return save_checkpoint(folder, network, config, digits.digest(), digits.features, digits.classes)
+
+
+def rewrite(path: Path, **metadata: str) -> None:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        changed = file.metadata() | metadata
+    save_file(tensors, path, changed)
+
+
+def test_a_checkpoint_of_other_data_is_refused_with_both_digests(tmp_path: Path, digits: TaskData) -> None:
+    path = saved(tmp_path, digits)
+    assert load_checkpoint(path, digits.digest()).trial_key == small_trial(aux_weight=1.0).key(digits.digest())
+    with pytest.raises(CheckpointError, match=rf"data: {digits.digest()[:16]} then, 0000000000000000 now"):
+        load_checkpoint(path, "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"code_digest": "f" * 64}, "code of the network: ffffffffffffffff then"),
+        ({"protocol_version": "1"}, f"protocol version: 1 then, {PROTOCOL_VERSION} now"),
+        ({"trial_key": "0123456789abcdef"}, "trial key: 0123456789abcdef then"),
+    ],
+)
+def test_a_checkpoint_of_other_code_is_refused_with_what_differs(
+    tmp_path: Path, digits: TaskData, metadata: dict[str, str], message: str
+) -> None:
+    path = saved(tmp_path, digits)
+    rewrite(path, **metadata)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path, digits.digest())
+
+
+def test_the_code_digest_follows_what_the_code_does_and_not_how_it_is_explained(tmp_path: Path) -> None:
+    def digest_of(name: str, source: str) -> str:
+        (tmp_path / f"{name}.py").write_text(source)
+        module_spec = importlib.util.spec_from_file_location(name, tmp_path / f"{name}.py")
+        assert module_spec is not None
+        assert module_spec.loader is not None
+        module = importlib.util.module_from_spec(module_spec)
+        sys.modules[name] = module
+        module_spec.loader.exec_module(module)
+        return code_digest(module.Network())
+
+    source = "from torch import nn\nclass Network(nn.Module):\n    def forward(self, x):\n        return {}\n"
+    plain = digest_of("plain_network", source.format("x + 1"))
+    assert digest_of("explained_network", '"""Adds."""\n' + source.format("x + 1  # one")) == plain
+    assert digest_of("other_network", source.format("x + 2")) != plain
+
+
+def test_estimating_again_with_the_same_settings_gives_the_same_numbers(tmp_path: Path, digits: TaskData) -> None:
+    config = small_trial(aux_weight=1.0, training={"epochs": 5}, rlct={"draws": 20})
+    result = run_experiment(config, digits)
+    path = save_checkpoint(tmp_path, result.network, config, digits.digest(), digits.features, digits.classes)
+    again = estimate_rlct_again(load_checkpoint(path, digits.digest()), digits, config.rlct)
+    np.testing.assert_array_equal(again.trace.loss, result.rlct.trace.loss)
+    np.testing.assert_array_equal(again.per_chain, result.rlct.per_chain)

@@ -1,0 +1,56 @@
+"""The reference for an rlct: one network at a time through devinterp's own entry point, with nothing stacked."""
+
+import contextlib
+import io
+import math
+import tempfile
+from pathlib import Path
+
+from datasets import Dataset
+from devinterp.slt.llc import llc
+from torch import Tensor, nn
+
+from trainables import RlctConfig
+from trainables.networks import ReplicatedLinear, ReplicatedMLP, ReplicatedNetwork
+from trainables.tasks import Split
+
+
+def plain_llc(
+    network: ReplicatedNetwork, replicate: int, split: Split, config: RlctConfig, nbeta: float, initial_loss: float
+) -> tuple[float, float]:
+    """Estimate the rlct of one replicate of a classifier; returns it and its standard error over chains.
+
+    `initial_loss` is the loss of the trained weights over the whole split, in nats; the sampler is plain SGLD.
+    """
+
+    def losses(model: nn.Module, ids: Tensor) -> Tensor:
+        index = ids[:, 0]
+        return nn.functional.cross_entropy(model(split.inputs[index]), split.labels[index], reduction="none")[:, None]
+
+    # devinterp's data are sequences of tokens: here the number of the sample, and one more as a sequence has two.
+    indices = Dataset.from_dict({"input_ids": [[i, 0] for i in range(len(split))]}).with_format("torch")
+    # With a folder of its own it neither warns that the draws will be lost nor leaves them behind.
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        result = llc(
+            _plain_network(network, replicate), indices, {},
+            lr=config.step_size, n_beta=nbeta, localization=config.localization, loss_fn=losses,
+            num_chains=config.chains, num_draws=config.draws, batch_size=config.batch_size,
+            init_seed=7, match_sampling_input_ids_across_chains=False,
+            device=str(split.inputs.device), output_path=Path(folder) / "draws.zarr",
+        )  # fmt: skip
+        kept = result.loss_trace.values[:, config.burn_in :]
+    per_chain = nbeta * (kept.mean(axis=1) - initial_loss)
+    return float(per_chain.mean()), float(per_chain.std(ddof=1) / math.sqrt(config.chains))
+
+
+def _plain_network(network: ReplicatedNetwork, replicate: int) -> nn.Sequential:
+    """One replicate of a perceptron from PyTorch's own layers."""
+    assert isinstance(network, ReplicatedMLP)
+    plain = nn.Sequential()
+    for layer in (*network.hidden, network.head):
+        assert isinstance(layer, ReplicatedLinear)
+        weight, bias = layer.weight[replicate].detach(), layer.bias[replicate].detach()
+        linear = nn.Linear(weight.shape[1], weight.shape[0])
+        linear.weight.data, linear.bias.data = weight, bias
+        plain.extend([linear, nn.ReLU()])
+    return plain[:-1]
