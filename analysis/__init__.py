@@ -7,10 +7,11 @@ Reads the MLflow record and nothing else; everything a person looks at can be ma
     record = read_record("sqlite:///runs/mlflow.db", "quickstart")
     record.replicates  # a tidy table: one row per replicate
 
-Reading order: table, statistics, scaling, pareto, figures, report.
+Reading order: table, estimates, statistics, scaling, pareto, figures, report; calibration beside them.
 """
 
+from analysis.errors import AnalysisError
 from analysis.report import Report, write_report
-from analysis.table import AnalysisError, StudyRecord, read_record
+from analysis.table import StudyRecord, read_record
 
 __all__ = ["AnalysisError", "Report", "StudyRecord", "read_record", "write_report"]

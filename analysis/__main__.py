@@ -5,8 +5,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from analysis.errors import AnalysisError
 from analysis.report import write_report
-from analysis.table import AnalysisError, read_record
+from analysis.table import read_record
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,13 +19,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("study", help="name of the study (its MLflow experiment)")
     parser.add_argument("--store", type=Path, default=Path("runs"), help="folder of the record (default: ./runs)")
     parser.add_argument("--tracking-uri", help="MLflow tracking URI, where it is not STORE/mlflow.db")
-    parser.add_argument("--out", type=Path, help="folder to write to (default: STORE/reports/STUDY)")
+    parser.add_argument(
+        "--rlct", metavar="KEY",
+        help="take the rlct of the estimates with these settings, made by 'python -m study rlct estimate', instead of "
+        "the trials' own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, help="folder to write to (default: STORE/reports/STUDY; with --rlct rlct-KEY in it)"
+    )
     options = parser.parse_args(arguments)
     uri = options.tracking_uri or f"sqlite:///{options.store.expanduser().resolve() / 'mlflow.db'}"
-    out = options.out or options.store / "reports" / options.study
+    beside = [f"rlct-{options.rlct}"] if options.rlct else []
+    out = options.out or options.store.joinpath("reports", options.study, *beside)
     command = shlex.join(["python", "-m", "analysis", *(arguments if arguments is not None else sys.argv[1:])])
     try:
-        record = read_record(uri, options.study)
+        record = read_record(uri, options.study, options.rlct)
         report = write_report(record, out, command)
     except AnalysisError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import matplotlib
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.scaling import Fit, Sweep
+from analysis.scaling import Fit, Sweep, usable
 from analysis.table import StudyRecord
 
 LABELS = {
@@ -38,7 +38,7 @@ STYLE: Any = {
 def draw_complexity(record: StudyRecord, sweeps: Sequence[Sweep], fits: Sequence[Fit]) -> Figure:
     """Weight_std, rlct and accuracy against aux_weight: means with 95 % intervals, and the fitted curves.
 
-    Trials outside the sweeps are grey dots; collapsed and diverged ones are crosses, and no curve sees them.
+    Trials outside the sweeps are grey dots; broken ones are crosses, and no curve sees them.
     """
     measures = ("weight_std", "rlct", record.accuracy)
     with matplotlib.rc_context(STYLE):
@@ -66,16 +66,19 @@ def draw_complexity(record: StudyRecord, sweeps: Sequence[Sweep], fits: Sequence
 
 def draw_tradeoff(record: StudyRecord, front: set[str]) -> Figure:
     """Accuracy against each complexity, coloured by aux_weight; trials on the Pareto front are ringed."""
-    usable = record.trials[record.trials["status_detail"] == "ok"]
-    weight = usable["aux_weight"].to_numpy(float)
-    on_front = usable["trial_key"].isin(front).to_numpy()
+    shown = usable(record.trials)
+    weight = shown["aux_weight"].to_numpy(float)
+    on_front = shown["trial_key"].isin(front).to_numpy()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 4.0), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for axes, measure in zip(panels, ("weight_std", "rlct"), strict=True):
-            x, y = usable[measure].to_numpy(float), usable[record.accuracy].to_numpy(float)
+            # An rlct that is none has no place on its axis.
+            known = usable(record.trials, measure)["trial_key"]
+            x = shown[measure].where(shown["trial_key"].isin(known)).to_numpy(float)
+            y = shown[record.accuracy].to_numpy(float)
             axes.errorbar(
-                x, y, xerr=usable[f"{measure}_ci95"], yerr=usable[f"{record.accuracy}_ci95"],
+                x, y, xerr=shown[f"{measure}_ci95"], yerr=shown[f"{record.accuracy}_ci95"],
                 fmt="none", ecolor="#999999", elinewidth=0.6, zorder=1,
             )  # fmt: skip
             dots = axes.scatter(x, y, c=np.log10(1 + weight), cmap="viridis", s=36, zorder=2)
@@ -93,7 +96,11 @@ def draw_tradeoff(record: StudyRecord, front: set[str]) -> Figure:
 
 
 def draw_rlct_trace(
-    trace: pd.DataFrame, path: Path, estimates: Sequence[float], errors: Sequence[float], verdicts: Sequence[str]
+    trace: pd.DataFrame,
+    target: Path | BinaryIO,
+    estimates: Sequence[float],
+    errors: Sequence[float],
+    verdicts: Sequence[str],
 ) -> None:
     """Save the loss traces of the rlct sampler: a panel per replicate, a line per chain, the burn-in shaded.
 
@@ -126,18 +133,18 @@ def draw_rlct_trace(
             axes.set_visible(False)
         figure.supxlabel("draw (shaded: burn-in)", fontsize=8)
         figure.supylabel("batch loss, nats", fontsize=8)
-        figure.savefig(path)
+        figure.savefig(target)
 
 
 def _draw_sweep(axes: Axes, sweep: Sweep, measure: str, color: str) -> None:
-    ok = sweep.included
+    ok = sweep.included(measure)
     axes.errorbar(
         ok["aux_weight"], ok[measure], yerr=ok[f"{measure}_ci95"], fmt="o", color=color, markersize=4.5,
         capsize=2, linewidth=1, label=sweep.label,
     )  # fmt: skip
-    broken = sweep.trials[sweep.trials["status_detail"] != "ok"]
+    broken = sweep.trials[~sweep.trials["trial_key"].isin(ok["trial_key"])]
     if not broken.empty:
-        axes.plot(broken["aux_weight"], broken[measure], "x", color=color, markersize=6, label="collapsed or diverged")
+        axes.plot(broken["aux_weight"], broken[measure], "x", color=color, markersize=6, label="broken, in no curve")
 
 
 def _draw_other_trials(axes: Axes, record: StudyRecord, sweeps: Sequence[Sweep], measure: str) -> None:
@@ -163,7 +170,7 @@ def _weight_axis(axes: Axes, weights: pd.Series) -> None:
 
 def _frame_sweeps(axes: Axes, record: StudyRecord, sweeps: Sequence[Sweep], measure: str) -> None:
     """Frame the sweeps, or all working trials where there is none: broken networks and other sizes lie far away."""
-    tables = [sweep.included for sweep in sweeps] or [record.trials[record.trials["status_detail"] == "ok"]]
+    tables = [sweep.included(measure) for sweep in sweeps] or [usable(record.trials, measure)]
     shown = pd.concat(tables)
     values = pd.concat([shown[measure] + sign * shown[f"{measure}_ci95"].fillna(0) for sign in (-1, 1)]).dropna()
     if len(values) > 2:

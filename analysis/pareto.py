@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
+from analysis.scaling import usable
 from analysis.table import StudyRecord
 
 # optuna.visualization draws no more at once.
@@ -17,24 +18,24 @@ MOST_OBJECTIVES = 3
 def as_optuna_study(record: StudyRecord) -> optuna.Study:
     """An Optuna study in memory with every finished trial of the record whose networks learned something.
 
-    Collapsed and diverged networks, and trials without a finite value for each objective, are left out: they would
-    lie on the front as the simplest of all.
+    Collapsed and diverged networks, trials whose rlct is none, and those without a finite value for each objective are
+    left out: they would lie on the front as the simplest of all.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=record.directions, study_name=record.study)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(record.objectives))
-    usable = record.trials[record.trials["status_detail"] == "ok"].dropna(subset=list(record.objectives))
-    if usable.empty:
+    fit = usable(record.trials, *record.objectives).dropna(subset=list(record.objectives))
+    if fit.empty:
         return study
     distributions: dict[str, BaseDistribution] = {
-        "hidden_layers": IntDistribution(1, int(usable["hidden_layers"].max())),
-        "width": IntDistribution(1, int(usable["width"].max())),
-        "aux_weight": FloatDistribution(0.0, float(usable["aux_weight"].max())),
-        "target": CategoricalDistribution(sorted(usable["target"].unique())),
+        "hidden_layers": IntDistribution(1, int(fit["hidden_layers"].max())),
+        "width": IntDistribution(1, int(fit["width"].max())),
+        "aux_weight": FloatDistribution(0.0, float(fit["aux_weight"].max())),
+        "target": CategoricalDistribution(sorted(fit["target"].unique())),
     }
-    for _, trial in usable.iterrows():
+    for _, trial in fit.iterrows():
         study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE,

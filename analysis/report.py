@@ -5,7 +5,6 @@ import io
 import json
 import math
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.errors import AnalysisError
 from analysis.figures import draw_complexity, draw_tradeoff
 from analysis.pareto import as_optuna_study, draw_pareto_front, front_table, pareto_optimal
 from analysis.scaling import COMPLEXITIES, Fit, compare_with_baseline, find_sweeps, fit_curve
-from analysis.table import PLACE, AnalysisError, StudyRecord
+from analysis.table import PLACE, UNUSABLE_RLCT, StudyRecord
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def write_report(record: StudyRecord, folder: Path, command: str) -> Report:
         page = folder / "report.html"
         context = _context(record, figures, fits, comparisons, front, command)
         pareto_html = pareto.to_html(full_html=False, include_plotlyjs=True) if pareto is not None else None
-        page.write_text(_template().render(**context, pareto=pareto_html), encoding="utf-8")
+        page.write_text(render("report.html.j2", context | {"pareto": pareto_html}), encoding="utf-8")
     except OSError as error:
         raise AnalysisError(
             f"the report cannot be written to {folder}: {error.strerror}. Name another --out."
@@ -91,8 +91,10 @@ def _context(
         "networks": len(record.replicates),
         "statuses": trials["status_detail"].value_counts().to_dict(),
         "verdicts": trials["rlct_verdict"].value_counts().to_dict(),
+        "unusable": int(trials["rlct_verdict"].isin(UNUSABLE_RLCT).sum()),
+        "rlct_settings": ", ".join(f"{name} {value}" for name, value in record.rlct_settings.items()),
         "objectives": record.objectives,
-        "images": {name: _as_data_uri(figure) for name, figure in figures.items()},
+        "images": {name: as_data_uri(figure) for name, figure in figures.items()},
         "fits": [asdict(fit) for fit in fits],
         "comparisons": comparisons.to_dict("records"),
         "front": trial_cells(record, front),
@@ -136,15 +138,18 @@ def _fit_table(fits: list[Fit]) -> pd.DataFrame:
     return pd.DataFrame([{name: value for name, value in vars(fit).items() if name != "curve"} for fit in fits])
 
 
-def _as_data_uri(figure: Figure) -> str:
+def as_data_uri(figure: Figure) -> str:
+    """A figure as it can stand in a page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _template() -> jinja2.Template:
+def render(template: str, context: dict[str, Any]) -> str:
+    """A page of this package, filled in."""
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
     environment.filters["interval"] = with_interval
-    return environment.from_string((resources.files("analysis") / "report.html.j2").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(**context)

@@ -16,7 +16,7 @@ from lmfit import Model
 from lmfit.model import ModelResult
 
 from analysis.statistics import Difference, paired_difference
-from analysis.table import StudyRecord
+from analysis.table import UNUSABLE_RLCT, StudyRecord
 
 COMPLEXITIES = ("weight_std", "rlct")
 # Three parameters are fitted: fewer weights than this would leave nothing to judge the fit by.
@@ -32,10 +32,12 @@ class Sweep:
     label: str
     trials: pd.DataFrame
 
-    @property
-    def included(self) -> pd.DataFrame:
-        """The trials that a curve is fitted to: collapsed and diverged networks are not simple, they are broken."""
-        return self.trials[self.trials["status_detail"] == "ok"]
+    def included(self, measure: str) -> pd.DataFrame:
+        """The trials that a curve of this measure is fitted to.
+
+        Collapsed and diverged networks are not simple, they are broken; and some verdicts say that an rlct is none.
+        """
+        return usable(self.trials, measure)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ class Fit:
     curve: pd.DataFrame  # aux_weight, value, and low, high of the 95 % band
 
 
+def usable(trials: pd.DataFrame, *measures: str) -> pd.DataFrame:
+    """The trials whose networks learned something and whose measures mean what their names say."""
+    fine = trials["status_detail"] == "ok"
+    if "rlct" in measures:
+        fine &= ~trials["rlct_verdict"].isin(UNUSABLE_RLCT)
+    return trials[fine]
+
+
 def find_sweeps(record: StudyRecord) -> list[Sweep]:
     """All sets of trials of one network and target with at least FEWEST_WEIGHTS different weights."""
     trials = record.trials
@@ -72,7 +82,7 @@ def find_sweeps(record: StudyRecord) -> list[Sweep]:
 
 def fit_curve(sweep: Sweep, measure: str) -> Fit | None:
     """Fit the curve by least squares, each point weighted by its standard error; None where it cannot be done."""
-    points = sweep.included.dropna(subset=[measure])
+    points = sweep.included(measure).dropna(subset=[measure])
     weight, value = points["aux_weight"].to_numpy(float), points[measure].to_numpy(float)
     if len(np.unique(weight)) < FEWEST_WEIGHTS or not (value > 0).all():
         return None

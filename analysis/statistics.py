@@ -49,3 +49,44 @@ def paired_difference(treated: pd.Series, baseline: pd.Series) -> Difference | N
     result = stats.ttest_1samp(differences, 0.0)
     interval = result.confidence_interval(CONFIDENCE)
     return Difference(mean, float(interval.low), float(interval.high), float(np.asarray(result.pvalue)), len(seeds))
+
+
+@dataclass(frozen=True)
+class Concordance:
+    """Kendall's τ-b of two rankings of the same trials, with its 95 % interval."""
+
+    tau: float
+    low: float  # NaN for fewer than FEWEST_RANKED trials
+    high: float
+    trials: int
+
+
+# With fewer trials the bootstrap has too few different samples to say anything.
+FEWEST_RANKED = 4
+RESAMPLES = 2000
+
+
+def kendall_tau(first: pd.Series, second: pd.Series) -> Concordance:
+    """How far two measures order the same trials alike (both indexed by trial); 1 the same order, −1 the reverse.
+
+    The interval is the percentile bootstrap over trials: what other trials of the same kind would give.
+    """
+    both = pd.concat([first, second], axis=1, join="inner").dropna().to_numpy(float)
+    trials = len(both)
+    if trials < 2:
+        return Concordance(math.nan, math.nan, math.nan, trials)
+    tau = _tau_b(both[:, 0], both[:, 1])
+    if trials < FEWEST_RANKED:
+        return Concordance(tau, math.nan, math.nan, trials)
+    interval = stats.bootstrap(
+        (both[:, 0], both[:, 1]), _tau_b, n_resamples=RESAMPLES, paired=True, vectorized=False, method="percentile",
+        confidence_level=CONFIDENCE, rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return Concordance(tau, float(interval.low), float(interval.high), trials)
+
+
+def _tau_b(first: np.ndarray, second: np.ndarray) -> float:
+    # A sample of one trial over and over has no order.
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(stats.kendalltau(first, second).statistic)

@@ -1,7 +1,7 @@
 """The record as tidy tables: one row per replicate, one row per trial."""
 
-import ast
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from analysis.errors import AnalysisError
+from analysis.estimates import SETTINGS, estimates_of, typed
 from analysis.statistics import interval_half_width, standard_error
 from analysis.tracking import quieten_mlflow, search_all_runs
 
@@ -29,12 +31,11 @@ METRICS = (
 )
 # What a trial is in the space: trials with the same values are one.
 PLACE = ("hidden_layers", "width", "target", "aux_weight")
+# With these verdicts the number is no rlct: it is in no curve and on no front.
+UNUSABLE_RLCT = ("not_a_minimum", "diverged")
+NO_ESTIMATE = "not_estimated"
 # Networks together, and in them the baseline first.
 ORDER = ["hidden_layers", "width", "aux_weight", "target"]
-
-
-class AnalysisError(RuntimeError):
-    """The record cannot be analysed; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class StudyRecord:
     objectives: dict[str, str]  # name to "maximize" or "minimize"
     replicates: pd.DataFrame  # a row per replicate of a finished trial: place, params, status, METRICS, rlct_se
     trials: pd.DataFrame  # a row per finished trial: place, status, and mean, <metric>_se, <metric>_ci95 of METRICS
+    rlct_settings: dict[str, str]  # that the rlct was estimated with
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
@@ -58,11 +60,53 @@ class StudyRecord:
         return "val_accuracy" if self.trials["val_accuracy"].notna().any() else "test_accuracy"
 
 
-def read_record(tracking_uri: str, study: str) -> StudyRecord:
+def read_record(tracking_uri: str, study: str, rlct: str | None = None) -> StudyRecord:
     """Read a study's finished trials.
 
+    Args:
+        tracking_uri: the tracking store.
+        study: name of the study.
+        rlct: key of the settings whose estimates, made again after the trials, to take instead of the trials' own. A
+            trial that has none has no rlct then.
+
     Raises:
-        AnalysisError: the store cannot be read, there is no such study in it, or it has no finished trial.
+        AnalysisError: the store cannot be read, there is no such study in it, or it has no finished trial, or no
+            estimate with these settings.
+    """
+    client, runs = open_study(tracking_uri, study)
+    by_level: dict[str, list[Run]] = {"study": [], "trial": [], "replicate": [], "estimate": []}
+    for run in runs:
+        by_level.get(run.data.tags.get("level", ""), []).append(run)
+    finished = {run.info.run_id: run for run in by_level["trial"] if run.info.status == "FINISHED"}
+    if not finished or not by_level["study"]:
+        raise AnalysisError(f"the study {study!r} has no finished trial yet: run it, then analyse it.")
+    rows = [
+        _replicate_row(study, run)
+        for run in by_level["replicate"]
+        if run.data.tags.get("mlflow.parentRunId") in finished
+    ]
+    replicates = pd.DataFrame(rows).sort_values([*ORDER, "trial_key", "replicate"], ignore_index=True)
+    tags = by_level["study"][0].data.tags
+    verdicts = {run.data.tags["trial_key"]: run.data.tags["rlct_verdict"] for run in finished.values()}
+    settings = {
+        name.removeprefix("rlct."): str(value)
+        for name, value in json.loads(tags["protocol"]).items()
+        if name.startswith("rlct.")
+    }
+    if rlct is not None:
+        estimates = estimates_of(client, by_level["estimate"], rlct)
+        replicates = _with_estimates(replicates, estimates)
+        verdicts = dict(estimates.groupby("trial_key")["trial_verdict"].first())
+        settings = {name: str(estimates[name].iloc[0]) for name in SETTINGS}
+    trials = _trial_table(replicates, list(finished.values()), verdicts)
+    return StudyRecord(study, tags, json.loads(tags["objectives"]), replicates, trials, settings)
+
+
+def open_study(tracking_uri: str, study: str) -> tuple[MlflowClient, list[Run]]:
+    """The tracking store, and all runs of a study in it.
+
+    Raises:
+        AnalysisError: the store cannot be read, or there is no such study in it.
     """
     if tracking_uri.startswith("sqlite:///") and not Path(urlsplit(tracking_uri).path[1:]).exists():
         raise AnalysisError(
@@ -77,29 +121,13 @@ def read_record(tracking_uri: str, study: str) -> StudyRecord:
             raise AnalysisError(
                 f"{tracking_uri} has no study {study!r}; it has {', '.join(names) if names else 'none'}."
             )
-        runs = search_all_runs(client, experiment.experiment_id)
+        return client, search_all_runs(client, experiment.experiment_id)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise AnalysisError(f"the record at {tracking_uri} cannot be read: {str(error).splitlines()[0]}.") from error
-    by_level: dict[str, list[Run]] = {"study": [], "trial": [], "replicate": []}
-    for run in runs:
-        by_level.get(run.data.tags.get("level", ""), []).append(run)
-    finished = {run.info.run_id: run for run in by_level["trial"] if run.info.status == "FINISHED"}
-    if not finished or not by_level["study"]:
-        raise AnalysisError(f"the study {study!r} has no finished trial yet: run it, then analyse it.")
-    rows = [
-        _replicate_row(study, run)
-        for run in by_level["replicate"]
-        if run.data.tags.get("mlflow.parentRunId") in finished
-    ]
-    replicates = pd.DataFrame(rows).sort_values([*ORDER, "trial_key", "replicate"], ignore_index=True)
-    tags = by_level["study"][0].data.tags
-    return StudyRecord(
-        study, tags, json.loads(tags["objectives"]), replicates, _trial_table(replicates, list(finished.values()))
-    )
 
 
 def _replicate_row(study: str, run: Run) -> dict[str, Any]:
-    tags, params = run.data.tags, {name: _typed(value) for name, value in run.data.params.items()}
+    tags, params = run.data.tags, {name: typed(value) for name, value in run.data.params.items()}
     depths = params.pop("target_depths", [])
     identity = {
         "study": study,
@@ -115,7 +143,17 @@ def _replicate_row(study: str, run: Run) -> dict[str, Any]:
     return identity | params | metrics
 
 
-def _trial_table(replicates: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
+def _with_estimates(replicates: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFrame:
+    """The replicates with the rlct of other estimates, in the place of their own."""
+    own = ["rlct", "rlct_se", "rlct_verdict"]
+    joined = replicates.drop(columns=own).merge(
+        estimates[["trial_key", "replicate", *own]], on=["trial_key", "replicate"], how="left"
+    )
+    joined["rlct_verdict"] = joined["rlct_verdict"].fillna(NO_ESTIMATE)
+    return joined[replicates.columns]
+
+
+def _trial_table(replicates: pd.DataFrame, runs: list[Run], verdicts: Mapping[str, str]) -> pd.DataFrame:
     by_trial = replicates.groupby("trial_key", sort=False)
     table = by_trial[list(PLACE)].first()
     table["replicates"] = by_trial.size()
@@ -127,15 +165,7 @@ def _trial_table(replicates: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
         table[f"{name}_ci95"] = by_trial[name].apply(interval_half_width)
     of_run = {run.data.tags["trial_key"]: run for run in runs}
     table["status_detail"] = [of_run[key].data.tags["status_detail"] for key in table.index]
-    table["rlct_verdict"] = [of_run[key].data.tags["rlct_verdict"] for key in table.index]
+    table["rlct_verdict"] = [verdicts.get(key, NO_ESTIMATE) for key in table.index]
     table["seconds"] = [of_run[key].data.metrics["seconds"] for key in table.index]
     table["run_id"] = [of_run[key].info.run_id for key in table.index]
     return table.reset_index().sort_values(ORDER, ignore_index=True)
-
-
-def _typed(value: str) -> Any:
-    """MLflow keeps every parameter as text: numbers, truth values and lists come back as what they were."""
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value

@@ -1,6 +1,7 @@
 """Reading MLflow: all runs of a search, and none of its talk."""
 
 import logging
+import os
 
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
@@ -21,6 +22,7 @@ def search_all_runs(client: MlflowClient, experiment_id: str, condition: str = "
 
 
 def quieten_mlflow() -> None:
-    """MLflow tells of every database migration; that is not news to the user of a study."""
+    """MLflow tells of every database migration and download; that is not news to the user of a study."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -29,10 +29,7 @@ EXIT_OK, EXIT_FAILED_TRIALS, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a study; 0 when all of it is done, 1 if trials failed, 2 for an error, 130 when interrupted."""
-    # The driver sends everything that libraries print into a log: keep a terminal of our own.
-    console = Console(file=os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
-    if not console.is_terminal:
-        console.width = LINE_WIDTH
+    console = own_console()
     try:
         options = parse_options(arguments)
         if options is None:
@@ -48,6 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
             f"\nInterrupted. Finished trials are kept; the same command runs the rest: {command}", markup=False
         )
         return EXIT_INTERRUPTED
+
+
+def own_console() -> Console:
+    """A terminal of our own: the driver sends everything that libraries print into a log."""
+    console = Console(file=os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
+    if not console.is_terminal:
+        console.width = LINE_WIDTH
+    return console
 
 
 def _run(options: Options, console: Console) -> int:
@@ -76,7 +81,7 @@ def _run(options: Options, console: Console) -> int:
         done = f"{plan.done} of {plan.trials} trials are finished, " if plan.done else ""
         console.print(
             f"{done}{plan.remaining} to run, {spec.replicates} replicates each. Log: "
-            f"{_shown(options.stores.log_file(spec.name))}"
+            f"{shown(options.stores.log_file(spec.name))}"
         )
         with StudyProgress(plan, console) as progress:
             execute(plan, record, options.stores, options.resources, progress)
@@ -98,9 +103,9 @@ def _analyse(options: Options, record: "Record", console: Console) -> None:
     from analysis import AnalysisError, read_record, write_report
 
     stores, name = options.stores, options.spec.name
-    command = [_program("python"), "-m", "analysis", name]
+    command = [program("python"), "-m", "analysis", name]
     if stores.root != Path("runs").resolve():
-        command += ["--store", _shown(stores.root)]
+        command += ["--store", shown(stores.root)]
     if not stores.tracking_is_local:
         command += ["--tracking-uri", without_password(stores.tracking_uri)]
     analysis_command = shlex.join(command)
@@ -111,7 +116,7 @@ def _analyse(options: Options, record: "Record", console: Console) -> None:
         raise StudyError(
             f"{error} The trials are safe in the record; analyse them again with: {analysis_command}"
         ) from error
-    record.attach_report(report.folder)
+    record.attach(report.folder, "report")
     console.print()
     console.print(_summary(study_record, report))
     console.print(_where(options, report.page))
@@ -144,11 +149,11 @@ def _where(options: Options, page: Path) -> Table:
     stores, name = options.stores, options.spec.name
     table = Table.grid(padding=(0, 2))
     table.title, table.title_justify = "\nWhere everything is", "left"
-    table.add_row("report", _shown(page))
-    table.add_row("tables and figures", _shown(page.parent))
+    table.add_row("report", shown(page))
+    table.add_row("tables and figures", shown(page.parent))
     table.add_row("MLflow record", _database(stores.tracking_uri, stores.root / "mlflow.db"))
     table.add_row("Optuna study", _database(stores.optuna_url, stores.root / "optuna.db"))
-    table.add_row("Ray's files and log", _shown(stores.log_file(name).parent))
+    table.add_row("Ray's files and log", shown(stores.log_file(name).parent))
     return table
 
 
@@ -156,11 +161,11 @@ def _next_commands(options: Options, analysis_command: str) -> Table:
     stores = options.stores
     tracking = _database(stores.tracking_uri, stores.root / "mlflow.db")
     optuna_url = _database(stores.optuna_url, stores.root / "optuna.db")
-    python = _program("python")
+    python = program("python")
     table = Table.grid(padding=(0, 2))
     table.title, table.title_justify = "\nWhat to do next", "left"
-    table.add_row("compare trials", f"{_program('mlflow')} ui --backend-store-uri {tracking}")
-    table.add_row("explore the Pareto front", f"{_program('optuna-dashboard')} {optuna_url}")
+    table.add_row("compare trials", f"{program('mlflow')} ui --backend-store-uri {tracking}")
+    table.add_row("explore the Pareto front", f"{program('optuna-dashboard')} {optuna_url}")
     table.add_row("make the report again", analysis_command)
     if options.spec.name == "quickstart":
         table.add_row("the published experiment", f"{python} study/run.py mnist --data DIR --plan")
@@ -179,17 +184,17 @@ def _print_named_studies(console: Console) -> None:
     console.print(f"\nTasks with data files ({', '.join(needing)}) look in --data DIR, ${DATA_VARIABLE} or ./data.")
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path as a person would type it here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _database(url: str, local: Path) -> str:
     """A store's URL as a person would type it here, and may see it."""
-    return f"sqlite:///{_shown(local)}" if url == f"sqlite:///{local}" else without_password(url)
+    return f"sqlite:///{shown(local)}" if url == f"sqlite:///{local}" else without_password(url)
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """How to call a program of this environment from here: by name if that finds it, else by path."""
     beside = Path(sys.executable).parent / name
-    return name if shutil.which(name) == str(beside) else _shown(beside)
+    return name if shutil.which(name) == str(beside) else shown(beside)

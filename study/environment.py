@@ -1,5 +1,6 @@
 """What a result was computed with: versions, machine, git commit."""
 
+import functools
 import platform
 import subprocess
 from importlib import metadata
@@ -20,6 +21,7 @@ PACKAGES = (
 )
 
 
+@functools.cache
 def describe_environment() -> dict[str, str]:
     """Versions of the packages that decide results, the interpreter, and the driver's hardware."""
     versions = {f"version.{name}": metadata.version(name) for name in PACKAGES}

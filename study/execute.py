@@ -1,6 +1,5 @@
 """Carry out a plan: Ray Tune schedules the trials, the driver records what they report."""
 
-import logging
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.experiment import Trial
 
 from analysis.figures import draw_rlct_trace
+from study.cluster import chatter_to, connect
 from study.errors import StudyError
 from study.optuna_store import open_storage, reconcile
 from study.outcome import Outcome
@@ -47,9 +47,7 @@ def execute(plan: Plan, record: Record, stores: Stores, resources: Resources, pr
     """
     spec = plan.spec
     stores.prepare()
-    log_file = stores.log_file(spec.name)
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    with _chatter_to(log_file):
+    with chatter_to(stores.log_file(spec.name)):
         os.environ.update(TUNE_SETTINGS)
         storage = open_storage(stores.optuna_url)
         points = _points_to_run(plan, reconcile(spec, storage, plan.finished))
@@ -58,7 +56,7 @@ def execute(plan: Plan, record: Record, stores: Stores, resources: Resources, pr
         callback = _RecordCallback(record, search, progress)
         status = "KILLED"
         try:
-            _connect(resources)
+            connect(resources)
             with callback.interruptible():
                 _tuner(plan, stores, resources, search, callback, samples=max(plan.remaining, len(points))).fit()
             status = "FINISHED" if progress.failures == 0 and callback.error is None else "FAILED"
@@ -117,23 +115,6 @@ def _points_to_run(plan: Plan, interrupted: list[Point]) -> list[Point]:
         if config is not None and (key := config.key(plan.data_digest)) not in plan.finished:
             points.setdefault(key, point)
     return list(points.values())
-
-
-def _connect(resources: Resources) -> None:
-    try:
-        ray.init(address=resources.address, configure_logging=False, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, RuntimeError, OSError) as error:
-        where = f"the Ray cluster at {resources.address}" if resources.address else "Ray on this machine"
-        raise StudyError(
-            f"{where} cannot be reached or started: {error}. Check --address, or 'ray status' on the cluster."
-        ) from error
-    available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, wanted in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
-        if wanted > available.get(name, 0):
-            raise StudyError(
-                f"a trial wants {wanted:g} {name}(s), the cluster has {available.get(name, 0):g}: lower "
-                f"--{name.lower()}s-per-trial, or add a node that has them."
-            )  # fmt: skip
 
 
 class _RecordCallback(Callback):
@@ -256,27 +237,3 @@ def _lay_out_artifacts(checkpoint: Path, folder: Path, outcome: Outcome) -> None
         errors=outcome.rlct.standard_errors,
         verdicts=outcome.rlct.verdicts,
     )
-
-
-@contextmanager
-def _chatter_to(log_file: Path) -> Iterator[None]:
-    """Send everything that Ray and its processes write to stdout and stderr into a file."""
-    loggers = [logging.getLogger(name) for name in ("ray", "optuna")]
-    handler = logging.FileHandler(log_file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    before = [(logger.handlers[:], logger.propagate) for logger in loggers]
-    saved = [os.dup(1), os.dup(2)]
-    with log_file.open("ab") as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-    for logger in loggers:
-        logger.handlers, logger.propagate = [handler], False
-    try:
-        yield
-    finally:
-        for descriptor, original in zip((1, 2), saved, strict=True):
-            os.dup2(original, descriptor)
-            os.close(original)
-        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, propagate
-        handler.close()

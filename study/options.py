@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import BaseModel
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from study.errors import StudyError
@@ -53,7 +54,8 @@ def parse_options(arguments: list[str] | None = None) -> Options | None:
         SystemExit: --help was asked for.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = _Parser(
+    parser = Parser(
+        StudySpec,
         prog="study/run.py",
         usage="study/run.py [STUDY] [options]",
         description="Run a study: a named one, or a YAML file. Finished trials are never run again: the same command\n"
@@ -77,19 +79,38 @@ def parse_options(arguments: list[str] | None = None) -> Options | None:
     own = parser.parse_args(arguments)
     if own.list:
         return None
-    variable = os.environ.get(DATA_VARIABLE)
-    data: Path | None = own.data or (Path(variable) if variable else None)
     return Options(
         spec=build_spec(_merged(read_study(own.study), source()), own.study),
-        stores=Stores.under(own.store, own.tracking_uri, own.optuna_storage, own.ray_storage),
-        resources=Resources(own.address, own.cpus_per_trial, own.gpus_per_trial, own.concurrent),
-        data=data.expanduser() if data else None,
+        stores=stores_of(own),
+        resources=resources_of(own),
+        data=data_of(own),
         plan_only=own.plan,
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors as StudyError, with the field that was meant."""
+def stores_of(own: argparse.Namespace) -> Stores:
+    """Where things lie, from the options that `add_places` has added."""
+    return Stores.under(own.store, own.tracking_uri, own.optuna_storage, own.ray_storage)
+
+
+def data_of(own: argparse.Namespace) -> Path | None:
+    """The folder of the data sets that was named, by option or variable."""
+    variable = os.environ.get(DATA_VARIABLE)
+    data: Path | None = own.data or (Path(variable) if variable else None)
+    return data.expanduser() if data else None
+
+
+def resources_of(own: argparse.Namespace) -> Resources:
+    """Where trials run, from the options that `add_resources` has added."""
+    return Resources(own.address, own.cpus_per_trial, own.gpus_per_trial, own.concurrent)
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors as StudyError, with the field of `fields` that was meant."""
+
+    def __init__(self, fields: type[BaseModel], **settings: Any):
+        super().__init__(**settings)
+        self._fields = fields
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()
@@ -97,9 +118,9 @@ class _Parser(argparse.ArgumentParser):
             name = unknown[0].removeprefix("--").partition("=")[0]
             own = [option for action in self._actions for option in action.option_strings]
             close = difflib.get_close_matches(f"--{name}", own, n=1)
-            hint = f"did you mean {close[0]}?" if close else suggest(name, StudySpec).replace("mean ", "mean --")
-            raise StudyError(f"unknown option --{name}; {hint} All options: study/run.py --help")
-        raise StudyError(f"{message}. All options: study/run.py --help")
+            hint = f"did you mean {close[0]}?" if close else suggest(name, self._fields).replace("mean ", "mean --")
+            raise StudyError(f"unknown option --{name}; {hint} All options: {self.prog} --help")
+        raise StudyError(f"{message}. All options: {self.prog} --help")
 
 
 def _add_own_options(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +132,12 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
         "--plan", action="store_true", help="show what would run and how long it would take; run nothing"
     )
     parser.add_argument("--list", action="store_true", help="list the named studies and their questions")
+    add_places(parser)
+    add_resources(parser)
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """The options that say where things lie."""
     where = parser.add_argument_group("where things lie")
     where.add_argument(
         "--store", type=Path, default=Path("runs"), metavar="DIR",
@@ -122,6 +149,10 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--tracking-uri", metavar="URI", help="MLflow tracking server (default: STORE/mlflow.db)")
     where.add_argument("--optuna-storage", metavar="URL", help="Optuna's database (default: STORE/optuna.db)")
     where.add_argument("--ray-storage", metavar="URI", help="Ray Tune's folder, seen by all nodes (default: STORE/ray)")
+
+
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """The options that say where trials run, and what each one gets."""
     how = parser.add_argument_group("how it runs")
     how.add_argument(
         "--address",
@@ -129,13 +160,13 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
         help="Ray cluster (default: one that runs on this machine, else a new local one)",
     )
     how.add_argument(
-        "--cpus-per-trial", type=_positive_int, default=1, metavar="N", help="CPU cores per trial (default: 1)"
+        "--cpus-per-trial", type=positive_int, default=1, metavar="N", help="CPU cores per trial (default: 1)"
     )
     how.add_argument(
         "--gpus-per-trial", type=_share, default=0.0, metavar="X", help="GPUs, or a share of one (default: 0)"
     )
     how.add_argument(
-        "--concurrent", type=_positive_int, metavar="N", help="trials side by side at most (default: all that fit)"
+        "--concurrent", type=positive_int, metavar="N", help="trials side by side at most (default: all that fit)"
     )
 
 
@@ -183,7 +214,8 @@ def _merged(study: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _positive_int(text: str) -> int:
+def positive_int(text: str) -> int:
+    """An option's value that is a whole number from 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, got {text}")
     return int(text)

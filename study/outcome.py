@@ -57,6 +57,16 @@ class RlctOutcome:
 
 
 @dataclass(frozen=True)
+class EstimateOutcome:
+    """An rlct estimate of a finished trial, made again."""
+
+    rlct: RlctOutcome
+    seconds: float
+    device: str
+    host: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The end of a trial, per replicate where a list."""
 

@@ -7,6 +7,7 @@ final values; every epoch of every replicate is the artifact history.parquet of 
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,12 +24,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from analysis.tracking import quieten_mlflow, search_all_runs
 from study.environment import describe_environment
 from study.errors import StudyError, first_line, without_password
-from study.outcome import Outcome, RlctOutcome, describe_trial, mean_and_error
-from study.spec import StudySpec
+from study.outcome import EstimateOutcome, Outcome, RlctOutcome, describe_trial, mean_and_error
+from study.spec import StudySpec, build_spec, read_study
 from study.stores import Stores
-from trainables.config import PROTOCOL_VERSION, TrialConfig
+from trainables.config import PROTOCOL_VERSION, RlctConfig, TrialConfig
 from trainables.rlct import ADVICE
 
+SPEC_FILE = "spec.yaml"
 # MLflow's own limit for one request.
 METRICS_PER_BATCH = 1000
 
@@ -37,6 +39,7 @@ METRICS_PER_BATCH = 1000
 class FinishedTrial:
     """What the record says of a finished trial: its name, status_detail and metrics."""
 
+    run_id: str
     name: str
     status: str
     metrics: Mapping[str, float]
@@ -80,10 +83,36 @@ class Record:
         runs = self._search("tags.level = 'trial' and attributes.status = 'FINISHED'")
         return {
             run.data.tags["trial_key"]: FinishedTrial(
-                run.info.run_name or "", run.data.tags["status_detail"], run.data.metrics
+                run.info.run_id, run.info.run_name or "", run.data.tags["status_detail"], run.data.metrics
             )
             for run in runs
         }
+
+    def spec(self) -> StudySpec:
+        """The study as it was last run.
+
+        Raises:
+            StudyError: the store has no such study.
+        """
+        if self._study_run is None:
+            raise StudyError(
+                f"{without_password(self.stores.tracking_uri)} has no study {self.study!r}: check its name, --store "
+                "and --tracking-uri, or run it first with study/run.py."
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.download(self._study_id, SPEC_FILE, Path(folder))
+            return build_spec(read_study(str(file)), str(file))
+
+    def download(self, run_id: str, artifact: str, folder: Path) -> Path:
+        """Fetch an artifact of a run into a folder."""
+        with self._reachable():
+            return Path(self._client.download_artifacts(run_id, artifact, str(folder)))
+
+    def estimated(self, settings: RlctConfig) -> set[str]:
+        """Keys of the trials whose rlct was estimated again with these settings."""
+        condition = f"tags.level = 'estimate' and tags.rlct_settings = '{settings.key()}'"
+        runs = self._search(f"{condition} and attributes.status = 'FINISHED'")
+        return {run.data.tags["trial_key"] for run in runs}
 
     def check_protocol(self, spec: StudySpec, data_digest: str) -> None:
         """A study's trials share everything but their place in the space.
@@ -133,7 +162,7 @@ class Record:
             else:
                 self._client.update_run(self._study_id, status="RUNNING")
                 self._client.log_batch(self._study_id, tags=_tags(tags))
-            self._client.log_text(self._study_id, _as_yaml(spec), "spec.yaml")
+            self._client.log_text(self._study_id, _as_yaml(spec), SPEC_FILE)
             # Runs that a killed driver left open will never be written again.
             self._close_open_runs()
 
@@ -196,6 +225,37 @@ class Record:
             self._client.set_tag(run_id, "status_detail", "failed")
             self._client.set_terminated(run_id, "FAILED")
 
+    def write_estimate(
+        self, key: str, trial: FinishedTrial, settings: RlctConfig, outcome: EstimateOutcome, artifacts: Path
+    ) -> None:
+        """Write an estimate made again, in a run of its own under the trial's; what the trial has stays as it is."""
+        values = mean_and_error({"rlct": outcome.rlct.estimates}) | {"seconds": outcome.seconds}
+        tags = {
+            "level": "estimate",
+            "trial_key": key,
+            "rlct_settings": settings.key(),
+            **_rlct_tags(outcome.rlct),
+            "device": outcome.device,
+            "host": outcome.host,
+            **describe_environment(),
+        }
+        with self._reachable():
+            of_trial = self._client.get_run(trial.run_id).data
+            inherited = {name: of_trial.tags[name] for name in ("task", "status_detail", "data_digest")}
+            params = of_trial.params | {f"rlct_{name}": str(value) for name, value in settings.model_dump().items()}
+            run_id = self._create_run(f"rlct {settings.key()}", tags | inherited, parent=trial.run_id).info.run_id
+            self._client.log_artifacts(run_id, str(artifacts))
+            now = _now()
+            self._log_metrics(run_id, [Metric(name, value, now, 0) for name, value in values.items()])
+            self._client.log_batch(run_id, params=_params(params))
+            self._client.set_terminated(run_id, "FINISHED")
+
+    def close_open_estimates(self) -> None:
+        """Close what a killed driver left half written; it is estimated again."""
+        for run in self._search("tags.level = 'estimate' and attributes.status = 'RUNNING'"):
+            with self._reachable():
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
     def close_study(self, status: str) -> None:
         """Close the study's run as FINISHED, FAILED or KILLED, and every run that is still open with it."""
         with self._reachable():
@@ -203,10 +263,10 @@ class Record:
             self._trial_runs.clear()
             self._client.set_terminated(self._study_id, status)
 
-    def attach_report(self, folder: Path) -> None:
-        """Put the report beside the study's run."""
+    def attach(self, folder: Path, name: str) -> None:
+        """Put a folder among the artifacts of the study's run, under that name."""
         with self._reachable():
-            self._client.log_artifacts(self._study_id, str(folder), "report")
+            self._client.log_artifacts(self._study_id, str(folder), name)
 
     # Helpers
 

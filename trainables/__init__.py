@@ -19,7 +19,7 @@ from trainables.config import (
     TrainingConfig,
     TrialConfig,
 )
-from trainables.errors import CheckpointError, ConfigError, DataError
+from trainables.errors import CheckpointError, CheckpointMismatchError, ConfigError, DataError
 from trainables.experiment import ExperimentResult, estimate_rlct_again, run_experiment
 from trainables.tasks import TASKS, load_task
 
@@ -27,6 +27,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "TASKS",
     "CheckpointError",
+    "CheckpointMismatchError",
     "ConfigError",
     "DataError",
     "ExperimentResult",

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from trainables.code import code_digest
 from trainables.config import PROTOCOL_VERSION, TrialConfig
-from trainables.errors import CheckpointError
+from trainables.errors import CheckpointError, CheckpointMismatchError
 from trainables.networks import ReplicatedNetwork, get_architecture, layers_of
 from trainables.self_model import SelfModel
 
@@ -53,8 +53,8 @@ def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
     """Read a checkpoint, and see that it belongs to this code, and to the data if their digest is given.
 
     Raises:
-        CheckpointError: the file cannot be read, is not a checkpoint of this project, or belongs to other code or data;
-            the message names what differs.
+        CheckpointMismatchError: it belongs to other code or data; the message names what differs.
+        CheckpointError: the file cannot be read, or is not a checkpoint of this project.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -79,18 +79,18 @@ def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
             raise _mismatch(path, differing)
         network.load_state_dict(weights)
         return Checkpoint(config, network, metadata["data_digest"], classes)
+    except CheckpointMismatchError:
+        raise
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(
             f"{path} is not a readable checkpoint of this project: {error}. Copy it again from where it was kept, or "
             "train the trial again."
         ) from error
 
 
-def _mismatch(path: Path, differing: list[tuple[str, str, str]]) -> CheckpointError:
+def _mismatch(path: Path, differing: list[tuple[str, str, str]]) -> CheckpointMismatchError:
     listed = "; ".join(f"{what}: {then[:16]} then, {now[:16]} now" for what, then, now in differing)
-    return CheckpointError(
-        f"{path} does not belong to what is here ({listed}). Use the data and the git commit that its MLflow run names, "
-        "or train the trial again."
+    return CheckpointMismatchError(
+        f"{path} does not belong to what is here ({listed}). Use the data and the git commit that its MLflow run "
+        "names, or train the trial again."
     )

@@ -10,4 +10,8 @@ class DataError(RuntimeError):
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read or belongs to something else."""
+    """A checkpoint that cannot be used."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A checkpoint that belongs to other code or other data."""

@@ -106,7 +106,7 @@ def test_collapsed_trials_are_in_the_table_but_in_no_curve_and_no_front(record: 
     trials = record.trials.copy()
     trials.loc[trials["aux_weight"] == 50, "status_detail"] = "collapsed"
     trials.loc[trials["aux_weight"] == 50, "rlct"] = -7.0
-    broken = StudyRecord(record.study, record.tags, record.objectives, record.replicates, trials)
+    broken = StudyRecord(record.study, record.tags, record.objectives, record.replicates, trials, {})
     (sweep,) = find_sweeps(broken)
     fit = fit_curve(sweep, "rlct")
     assert fit is not None
@@ -139,7 +139,7 @@ def test_the_front_is_what_a_brute_force_search_finds(values: list[tuple[float, 
         }
     )  # fmt: skip
     objectives = {"val_accuracy": "maximize", "weight_std": "minimize", "rlct": "minimize"}
-    record = StudyRecord("any", {}, objectives, pd.DataFrame(), trials)
+    record = StudyRecord("any", {}, objectives, pd.DataFrame(), trials, {})
     losses = columns * [-1, 1, 1]
     expected = {
         str(i)

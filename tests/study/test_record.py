@@ -23,6 +23,7 @@ from study.record import Record
 from study.spec import build_spec
 from study.stores import Stores
 from tests.study.synthetic import DIGEST, falling, make_outcome, runs_of, sweep_spec, write_study
+from trainables.config import PROTOCOL_VERSION
 from trainables.training import EPOCH_METRICS
 
 
@@ -167,8 +168,8 @@ def test_another_version_of_the_protocol_is_another_study(tmp_path: Path, monkey
     stores = Stores.under(tmp_path)
     spec = sweep_spec()
     Record(stores, spec.name).open_study(spec, DIGEST)
-    monkeypatch.setattr(study.record, "PROTOCOL_VERSION", 2)
-    with pytest.raises(StudyError, match="protocol_version: 1 then, 2 now"):
+    monkeypatch.setattr(study.record, "PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
+    with pytest.raises(StudyError, match=f"protocol_version: {PROTOCOL_VERSION} then, {PROTOCOL_VERSION + 1} now"):
         Record(stores, spec.name).check_protocol(spec, DIGEST)
 
 

@@ -167,7 +167,7 @@ def test_what_a_killed_driver_left_open_and_what_failed_is_closed_and_comes_firs
     load(tmp_path).enqueue_trial({"hidden_layers": 1})
     # The driver died after the record had this one, and before Optuna had.
     metrics = {"val_accuracy": 0.9, "weight_std": 0.2, "rlct": 7.0}
-    finished = {recorded["key"]: FinishedTrial("any", "ok", metrics)}
+    finished = {recorded["key"]: FinishedTrial("run", "any", "ok", metrics)}
     points = reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), finished)
     trials = load(tmp_path).trials
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}

@@ -6,7 +6,7 @@ import math
 import tempfile
 from pathlib import Path
 
-from datasets import Dataset
+import torch
 from devinterp.slt.llc import llc
 from torch import Tensor, nn
 
@@ -27,12 +27,13 @@ def plain_llc(
         index = ids[:, 0]
         return nn.functional.cross_entropy(model(split.inputs[index]), split.labels[index], reduction="none")[:, None]
 
-    # devinterp's data are sequences of tokens: here the number of the sample, and one more as a sequence has two.
-    indices = Dataset.from_dict({"input_ids": [[i, 0] for i in range(len(split))]}).with_format("torch")
+    # devinterp's data are sequences of tokens: here the number of the sample, and a zero because it wants two.
+    pairs = torch.stack([torch.arange(len(split)), torch.zeros(len(split), dtype=torch.long)], dim=1)
+    dataset = [{"input_ids": pair} for pair in pairs]
     # With a folder of its own it neither warns that the draws will be lost nor leaves them behind.
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         result = llc(
-            _plain_network(network, replicate), indices, {},
+            _plain_network(network, replicate), dataset, {},
             lr=config.step_size, n_beta=nbeta, localization=config.localization, loss_fn=losses,
             num_chains=config.chains, num_draws=config.draws, batch_size=config.batch_size,
             init_seed=7, match_sampling_input_ids_across_chains=False,

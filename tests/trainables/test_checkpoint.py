@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.conftest import small_trial
-from trainables import PROTOCOL_VERSION, CheckpointError, estimate_rlct_again, run_experiment
+from trainables import PROTOCOL_VERSION, CheckpointError, CheckpointMismatchError, estimate_rlct_again, run_experiment
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.code import code_digest
 from trainables.tasks import TaskData
@@ -50,7 +50,7 @@ def rewrite(path: Path, **metadata: str) -> None:
 def test_a_checkpoint_of_other_data_is_refused_with_both_digests(tmp_path: Path, digits: TaskData) -> None:
     path = saved(tmp_path, digits)
     assert load_checkpoint(path, digits.digest()).trial_key == small_trial(aux_weight=1.0).key(digits.digest())
-    with pytest.raises(CheckpointError, match=rf"data: {digits.digest()[:16]} then, 0000000000000000 now"):
+    with pytest.raises(CheckpointMismatchError, match=rf"data: {digits.digest()[:16]} then, 0000000000000000 now"):
         load_checkpoint(path, "0" * 64)
 
 
@@ -67,7 +67,7 @@ def test_a_checkpoint_of_other_code_is_refused_with_what_differs(
 ) -> None:
     path = saved(tmp_path, digits)
     rewrite(path, **metadata)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointMismatchError, match=message):
         load_checkpoint(path, digits.digest())
 
 

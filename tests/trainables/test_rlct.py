@@ -5,15 +5,14 @@ from typing import ClassVar, Self
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from devinterp.slt.llc import llc
 from torch import Tensor, nn
 
 from tests.conftest import small_trial
+from tests.trainables.plain_llc import plain_llc
 from trainables import RlctConfig, run_experiment
 from trainables.networks import ReplicatedModule, ReplicatedNetwork
 from trainables.networks.base import Activations
-from trainables.rlct import RlctEstimate, estimate_rlct, resolve_nbeta
+from trainables.rlct import estimate_rlct, resolve_nbeta
 from trainables.tasks import Split, TaskData
 
 SETTINGS = RlctConfig(step_size=1e-3, localization=10.0, chains=4, draws=400, batch_size=128)
@@ -40,38 +39,12 @@ def test_all_replicates_and_chains_at_once_agree_with_one_plain_llc_call_per_net
     network, split = trained
     stacked = estimate_rlct(network, split, SETTINGS, seed=0)
     for replicate in range(network.replicates):
-        reference, reference_error = _plain_llc(network, replicate, split, stacked)
+        initial_loss = float(stacked.initial_loss[replicate])
+        reference, reference_error = plain_llc(network, replicate, split, SETTINGS, stacked.nbeta, initial_loss)
         joint_error = math.hypot(stacked.standard_error[replicate], reference_error)
         assert abs(stacked.estimate[replicate] - reference) < 3 * joint_error, (stacked.estimate, reference)
         # The bound above means something: it is small against the estimate.
         assert joint_error < 0.2 * reference
-
-
-def _plain_llc(network: ReplicatedNetwork, replicate: int, split: Split, stacked: RlctEstimate) -> tuple[float, float]:
-    """One network through devinterp's own entry point: estimate and standard error over chains."""
-    layers = [*network.hidden, network.head]  # type: ignore[misc]
-    plain = torch.nn.Sequential()
-    for number, layer in enumerate(layers):
-        linear = torch.nn.Linear(layer.weight.shape[2], layer.weight.shape[1])
-        linear.weight.data, linear.bias.data = layer.weight[replicate].detach(), layer.bias[replicate].detach()
-        plain.append(linear)
-        if number < len(layers) - 1:
-            plain.append(torch.nn.ReLU())
-
-    def loss_fn(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-        index = ids[:, 0]
-        loss = torch.nn.functional.cross_entropy(model(split.inputs[index]), split.labels[index], reduction="none")
-        return loss[:, None]
-
-    indices = Dataset.from_dict({"input_ids": [[i, 0] for i in range(len(split))]}).with_format("torch")
-    result = llc(
-        plain, indices, {}, lr=SETTINGS.step_size, n_beta=stacked.nbeta, localization=SETTINGS.localization,
-        loss_fn=loss_fn, num_chains=SETTINGS.chains, num_draws=SETTINGS.draws, batch_size=SETTINGS.batch_size,
-        init_seed=7, match_sampling_input_ids_across_chains=False,
-    )  # fmt: skip
-    kept = result.loss_trace.values[:, SETTINGS.draws // 2 :]
-    per_chain = stacked.nbeta * (kept.mean(axis=1) - stacked.initial_loss[replicate])
-    return float(per_chain.mean()), float(per_chain.std(ddof=1) / math.sqrt(len(per_chain)))
 
 
 def test_the_estimate_is_nbeta_times_the_rise_of_the_loss_in_the_kept_draws(

@@ -61,7 +61,9 @@ def judge(estimate: float, standard_error: float, diagnostics: Mapping[str, floa
     tolerated = TOLERANCE * abs(estimate)
     # The chains' spread is itself uncertain with few of them: their effective draws give a second opinion.
     error = max(standard_error, d["error_of_draws"])
-    drift, least_drift = abs(d["drift"]), max(tolerated, DRIFT_STANDARD_ERRORS * d["drift_se"])
+    # A difference of two halves has twice the standard error of the whole.
+    drift_error = max(d["drift_se"], 2 * d["error_of_draws"])
+    drift, least_drift = abs(d["drift"]), max(tolerated, DRIFT_STANDARD_ERRORS * drift_error)
     checks: tuple[tuple[RlctVerdict, bool, str], ...] = (
         ("diverged", not math.isfinite(estimate), "the loss of a chain is not finite"),
         ("diverged", d["stiffness"] > MOST_STIFFNESS, f"step × nβ × curvature / 2 is {d['stiffness']:.2g}"),

@@ -1,0 +1,201 @@
+"""The rlct of finished trials, estimated again from their checkpoints: one Ray task per trial and settings.
+
+What is done is in the record as soon as it is done, and is not done again. The tasks stand alone: a worker that dies
+is replaced, and its task starts anew.
+"""
+
+import contextlib
+import io
+import json
+import socket
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import torch
+
+from analysis.figures import draw_rlct_trace
+from study.cluster import chatter_to, connect
+from study.errors import StudyError
+from study.outcome import EstimateOutcome, RlctOutcome
+from study.record import FinishedTrial, Record
+from study.resources import Resources
+from study.trial import trace_table
+from trainables.checkpoint import FILE_NAME as WEIGHTS_FILE
+from trainables.checkpoint import load_checkpoint
+from trainables.config import RlctConfig
+from trainables.errors import CheckpointError, CheckpointMismatchError
+from trainables.experiment import estimate_rlct_again
+from trainables.tasks import TaskData
+
+ESTIMATE_FILE = "estimate.json"
+# A worker that dies (its node, or its memory) is no fault of the estimate: try again elsewhere.
+RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One finished trial under one set of settings."""
+
+    trial_key: str
+    trial: FinishedTrial
+    settings: RlctConfig
+
+
+class Watcher(Protocol):
+    """Is told how the jobs end."""
+
+    def finished(self, job: Job, outcome: EstimateOutcome) -> None:
+        """The estimate is in the record."""
+
+    def failed(self, job: Job, reason: str) -> None:
+        """There is no estimate; the others go on."""
+
+
+def jobs_to_do(record: Record, trials: Mapping[str, FinishedTrial], settings: Iterable[RlctConfig]) -> list[Job]:
+    """Every trial under all settings, but for what the record has; the jobs of one trial stand together."""
+    done = {each: record.estimated(each) for each in settings}
+    return [Job(key, trial, each) for key, trial in trials.items() for each, keys in done.items() if key not in keys]
+
+
+def run_jobs(
+    jobs: list[Job], record: Record, data: TaskData, data_digest: str, resources: Resources, watcher: Watcher
+) -> None:
+    """Carry out the jobs, and write each one's estimate to the record when it is there.
+
+    Raises:
+        StudyError: the cluster or the record cannot be used. What is done is kept.
+        CheckpointMismatchError: the checkpoints belong to other code or data.
+        KeyboardInterrupt: the user stopped it. What is done is kept.
+    """
+    record.close_open_estimates()
+    with chatter_to(record.stores.log_file(record.study)):
+        connect(resources)
+        try:
+            for job, result in _results(jobs, record, ray.put(data), data_digest, resources):
+                if isinstance(result, Exception):
+                    watcher.failed(job, str(result).strip().splitlines()[-1])
+                    continue
+                outcome, files = result
+                with _written(files) as folder:
+                    record.write_estimate(job.trial_key, job.trial, job.settings, outcome, folder)
+                watcher.finished(job, outcome)
+        finally:
+            ray.shutdown()
+
+
+Result = tuple[EstimateOutcome, dict[str, bytes]]
+
+
+def _results(
+    jobs: list[Job], record: Record, data: "ray.ObjectRef[TaskData]", data_digest: str, resources: Resources
+) -> Iterator[tuple[Job, Result | Exception]]:
+    """The jobs as they end, with what they gave or why they failed."""
+    task = ray.remote(_estimate).options(
+        num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=RETRIES
+    )
+    limit = resources.concurrent or 2 * _side_by_side(resources)
+    waiting = list(reversed(jobs))
+    running: dict[ray.ObjectRef[Result], Job] = {}
+    jobs_left: dict[str, int] = defaultdict(int)
+    for job in jobs:
+        jobs_left[job.trial_key] += 1
+    # Weights are fetched once per trial, and held as long as a job of that trial is to come.
+    weights: dict[str, ray.ObjectRef[bytes]] = {}
+    while waiting or running:
+        while waiting and len(running) < limit:
+            job = waiting.pop()
+            if job.trial_key not in weights:
+                try:
+                    weights[job.trial_key] = ray.put(_checkpoint_of(job, record, data_digest))
+                except CheckpointMismatchError:
+                    # Made by other code, or of other data: so are the others.
+                    raise
+                except CheckpointError as error:
+                    yield job, error
+                    continue
+            reference = task.remote(
+                weights[job.trial_key], data, data_digest, job.settings.model_dump(mode="json"),
+                resources.cpus_per_trial, resources.gpus_per_trial > 0,
+            )  # fmt: skip
+            running[reference] = job
+            jobs_left[job.trial_key] -= 1
+            if jobs_left[job.trial_key] == 0:
+                del weights[job.trial_key]
+        (ended,), _ = ray.wait(list(running), num_returns=1)
+        job = running.pop(ended)
+        try:
+            yield job, ray.get(ended)
+        except ray.exceptions.RayError as error:
+            yield job, error
+
+
+def _side_by_side(resources: Resources) -> int:
+    available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    fitting = available["CPU"] / resources.cpus_per_trial
+    if resources.gpus_per_trial:
+        fitting = min(fitting, available["GPU"] / resources.gpus_per_trial)
+    return max(1, int(fitting))
+
+
+def _checkpoint_of(job: Job, record: Record, data_digest: str) -> bytes:
+    """A trial's checkpoint as it lies in the record, refused here if no worker could use it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = record.download(job.trial.run_id, f"checkpoint/{WEIGHTS_FILE}", Path(folder))
+        load_checkpoint(file, data_digest)
+        return file.read_bytes()
+
+
+def _estimate(
+    weights: bytes, data: TaskData, data_digest: str, settings: dict[str, Any], cpus: int, use_gpu: bool
+) -> Result:
+    """What a worker does: one estimate, with the files that the record keeps of it."""
+    torch.set_num_threads(cpus)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / WEIGHTS_FILE
+        file.write_bytes(weights)
+        checkpoint = load_checkpoint(file, data_digest)
+    estimate = estimate_rlct_again(checkpoint, data, RlctConfig(**settings), "cuda" if use_gpu else "cpu")
+    seconds = time.perf_counter() - started
+    device = torch.cuda.get_device_name() if use_gpu else "cpu"
+    outcome = EstimateOutcome(RlctOutcome.of(estimate), seconds, device, socket.gethostname())
+    trace, table, picture = trace_table(estimate), io.BytesIO(), io.BytesIO()
+    table.name = "trace.parquet"
+    trace.to_parquet(table, index=False)
+    draw_rlct_trace(
+        trace, picture, outcome.rlct.estimates, outcome.rlct.standard_errors, outcome.rlct.verdicts
+    )  # fmt: skip
+    return outcome, {
+        ESTIMATE_FILE: _as_json(outcome),
+        "rlct/trace.parquet": table.getvalue(),
+        "rlct/trace.png": picture.getvalue(),
+    }
+
+
+def _as_json(outcome: EstimateOutcome) -> bytes:
+    """The estimate as the analysis reads it: per replicate its value, standard error and verdict, with the rest."""
+    rlct = outcome.rlct
+    values = {"rlct": rlct.estimates, "rlct_se": rlct.standard_errors, "rlct_verdict": rlct.verdicts}
+    return json.dumps(values | {"outcome": asdict(outcome)}, indent=1).encode()
+
+
+@contextlib.contextmanager
+def _written(files: dict[str, bytes]) -> Iterator[Path]:
+    """The files in a folder of their own."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+            yield Path(folder)
+    except OSError as error:
+        raise StudyError(
+            f"an estimate's files cannot be written: {error}. Make room on the disk, then run the same command again."
+        ) from error
