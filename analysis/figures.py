@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -97,7 +97,7 @@ def draw_tradeoff(record: StudyRecord, front: set[str]) -> Figure:
 
 def draw_rlct_trace(
     trace: pd.DataFrame,
-    target: Path | BinaryIO,
+    path: Path,
     estimates: Sequence[float],
     errors: Sequence[float],
     verdicts: Sequence[str],
@@ -133,7 +133,7 @@ def draw_rlct_trace(
             axes.set_visible(False)
         figure.supxlabel("draw (shaded: burn-in)", fontsize=8)
         figure.supylabel("batch loss, nats", fontsize=8)
-        figure.savefig(target)
+        figure.savefig(path)
 
 
 def _draw_sweep(axes: Axes, sweep: Sweep, measure: str, color: str) -> None:

@@ -5,32 +5,28 @@ is replaced, and its task starts anew.
 """
 
 import contextlib
-import io
 import json
-import socket
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+import pandas as pd
 import ray
-import torch
 
 from analysis.figures import draw_rlct_trace
 from study.cluster import chatter_to, connect
 from study.errors import StudyError
-from study.outcome import EstimateOutcome, RlctOutcome
+from study.outcome import EstimateOutcome
 from study.record import FinishedTrial, Record
 from study.resources import Resources
-from study.trial import trace_table
+from study.trial import estimate_again
 from trainables.checkpoint import FILE_NAME as WEIGHTS_FILE
 from trainables.checkpoint import load_checkpoint
 from trainables.config import RlctConfig
 from trainables.errors import CheckpointError, CheckpointMismatchError
-from trainables.experiment import estimate_rlct_again
 from trainables.tasks import TaskData
 
 ESTIMATE_FILE = "estimate.json"
@@ -81,22 +77,22 @@ def run_jobs(
                 if isinstance(result, Exception):
                     watcher.failed(job, str(result).strip().splitlines()[-1])
                     continue
-                outcome, files = result
-                with _written(files) as folder:
+                outcome, trace = result
+                with _written(outcome, trace) as folder:
                     record.write_estimate(job.trial_key, job.trial, job.settings, outcome, folder)
                 watcher.finished(job, outcome)
         finally:
             ray.shutdown()
 
 
-Result = tuple[EstimateOutcome, dict[str, bytes]]
+Result = tuple[EstimateOutcome, pd.DataFrame]
 
 
 def _results(
     jobs: list[Job], record: Record, data: "ray.ObjectRef[TaskData]", data_digest: str, resources: Resources
 ) -> Iterator[tuple[Job, Result | Exception]]:
     """The jobs as they end, with what they gave or why they failed."""
-    task = ray.remote(_estimate).options(
+    task = ray.remote(estimate_again).options(
         num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=RETRIES
     )
     limit = resources.concurrent or 2 * _side_by_side(resources)
@@ -151,33 +147,6 @@ def _checkpoint_of(job: Job, record: Record, data_digest: str) -> bytes:
         return file.read_bytes()
 
 
-def _estimate(
-    weights: bytes, data: TaskData, data_digest: str, settings: dict[str, Any], cpus: int, use_gpu: bool
-) -> Result:
-    """What a worker does: one estimate, with the files that the record keeps of it."""
-    torch.set_num_threads(cpus)
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / WEIGHTS_FILE
-        file.write_bytes(weights)
-        checkpoint = load_checkpoint(file, data_digest)
-    estimate = estimate_rlct_again(checkpoint, data, RlctConfig(**settings), "cuda" if use_gpu else "cpu")
-    seconds = time.perf_counter() - started
-    device = torch.cuda.get_device_name() if use_gpu else "cpu"
-    outcome = EstimateOutcome(RlctOutcome.of(estimate), seconds, device, socket.gethostname())
-    trace, table, picture = trace_table(estimate), io.BytesIO(), io.BytesIO()
-    table.name = "trace.parquet"
-    trace.to_parquet(table, index=False)
-    draw_rlct_trace(
-        trace, picture, outcome.rlct.estimates, outcome.rlct.standard_errors, outcome.rlct.verdicts
-    )  # fmt: skip
-    return outcome, {
-        ESTIMATE_FILE: _as_json(outcome),
-        "rlct/trace.parquet": table.getvalue(),
-        "rlct/trace.png": picture.getvalue(),
-    }
-
-
 def _as_json(outcome: EstimateOutcome) -> bytes:
     """The estimate as the analysis reads it: per replicate its value, standard error and verdict, with the rest."""
     rlct = outcome.rlct
@@ -186,15 +155,19 @@ def _as_json(outcome: EstimateOutcome) -> bytes:
 
 
 @contextlib.contextmanager
-def _written(files: dict[str, bytes]) -> Iterator[Path]:
-    """The files in a folder of their own."""
+def _written(outcome: EstimateOutcome, trace: pd.DataFrame) -> Iterator[Path]:
+    """What the record keeps of an estimate, in a folder of its own."""
+    rlct = outcome.rlct
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                path = Path(folder) / name
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(content)
-            yield Path(folder)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "rlct").mkdir()
+            (folder / ESTIMATE_FILE).write_bytes(_as_json(outcome))
+            trace.to_parquet(folder / "rlct" / "trace.parquet", index=False)
+            draw_rlct_trace(
+                trace, folder / "rlct" / "trace.png", rlct.estimates, rlct.standard_errors, rlct.verdicts
+            )  # fmt: skip
+            yield folder
     except OSError as error:
         raise StudyError(
             f"an estimate's files cannot be written: {error}. Make room on the disk, then run the same command again."

@@ -45,7 +45,7 @@ def estimate(arguments: list[str], console: Console) -> int:
     )
     own, given = _parse(parser, _SettingsOnCommandLine, arguments)
     study = _open(own)
-    settings = _settings(study.rlct, given)
+    settings = _settings(study, study.rlct, given)
     trials = study.record.finished()
     _print_plan(console, study.record, [settings], len(trials))
     failures = _run(study, trials, [settings], own.plan, console)
@@ -71,9 +71,9 @@ def calibrate(arguments: list[str], console: Console) -> int:
     )  # fmt: skip
     own, given = _parse(parser, _GridOnCommandLine, arguments)
     study = _open(own)
-    reference = _settings(study.rlct, {name: value for name, value in given.items() if name not in SWEPT})
+    reference = _settings(study, study.rlct, {name: value for name, value in given.items() if name not in SWEPT})
     repeat = reference.model_copy(update={"seed": reference.seed + 1})
-    grid = _grid(reference, given)
+    grid = _grid(study, reference, given)
     trials = _spread(study.record.finished(), own.trials)
     _print_plan(console, study.record, grid, len(trials))
     failures = _run(study, trials, [*grid, repeat], own.plan, console)
@@ -108,6 +108,7 @@ class _Study:
 
     record: "Record"
     rlct: RlctConfig
+    training_samples: int
     data: TaskData
     data_digest: str
     stores: Stores
@@ -165,19 +166,32 @@ def _open(own: argparse.Namespace) -> _Study:
     data = load_task(spec.task, data_of(own))
     digest = data.digest()
     record.check_protocol(spec, digest)
-    return _Study(record, spec.rlct, data, digest, stores, resources_of(own))
+    return _Study(
+        record,
+        spec.rlct,
+        data.training_size(spec.training.validation_fraction),
+        data,
+        digest,
+        stores,
+        resources_of(own),
+    )
 
 
-def _settings(base: RlctConfig, given: Mapping[str, Any]) -> RlctConfig:
+def _settings(study: _Study, base: RlctConfig, given: Mapping[str, Any]) -> RlctConfig:
     raw = base.model_dump() | dict(given)
     try:
-        return RlctConfig(**raw)
+        settings = RlctConfig(**raw)
     except ValidationError as error:
         lines = explain_errors(error, raw, RlctConfig)
         raise StudyError("these settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from error
+    if settings.batch_size > study.training_samples:
+        raise StudyError(
+            f"rlct.batch_size {settings.batch_size} exceeds the {study.training_samples} training samples of a trial"
+        )
+    return settings
 
 
-def _grid(reference: RlctConfig, given: Mapping[str, Any]) -> list[RlctConfig]:
+def _grid(study: _Study, reference: RlctConfig, given: Mapping[str, Any]) -> list[RlctConfig]:
     """Every combination of the swept settings; the reference is always among them."""
     axes = []
     for name, factors in SWEPT.items():
@@ -186,7 +200,7 @@ def _grid(reference: RlctConfig, given: Mapping[str, Any]) -> list[RlctConfig]:
         default = [float(f"{around * factor:.3g}") for factor in factors] if not isinstance(around, str) else [around]
         axes.append(dict.fromkeys([*given.get(name, default), around]))
     cells = (dict(zip(SWEPT, values, strict=True)) for values in itertools.product(*axes))
-    return list(dict.fromkeys(_settings(reference, cell) for cell in cells))
+    return list(dict.fromkeys(_settings(study, reference, cell) for cell in cells))
 
 
 def _spread(trials: Mapping[str, "FinishedTrial"], count: int) -> dict[str, "FinishedTrial"]:

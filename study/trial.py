@@ -1,5 +1,9 @@
-"""What a worker runs: one trial, its progress reported as it goes, its files in a checkpoint at the end."""
+"""What a worker runs.
 
+A trial, its progress reported as it goes and its files in a checkpoint at the end; or an estimate of a trained one.
+"""
+
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -11,10 +15,11 @@ import torch
 from ray import tune
 from ray.tune import Checkpoint
 
-from study.outcome import Outcome
-from trainables.checkpoint import save_checkpoint
-from trainables.config import TrialConfig
-from trainables.experiment import ExperimentResult, run_experiment
+from study.outcome import EstimateOutcome, Outcome, RlctOutcome
+from trainables.checkpoint import FILE_NAME as WEIGHTS_FILE
+from trainables.checkpoint import load_checkpoint, save_checkpoint
+from trainables.config import RlctConfig, TrialConfig
+from trainables.experiment import ExperimentResult, estimate_rlct_again, run_experiment
 from trainables.rlct import RlctEstimate
 from trainables.tasks import TaskData
 
@@ -38,6 +43,22 @@ def run_trial(suggestion: dict[str, Any], data: TaskData, data_digest: str, cpus
         write_files(Path(folder), result, outcome, data, data_digest)
         report = {**means, "epochs": reporter.take_epochs(), "outcome": outcome.to_json()}
         tune.report(report, checkpoint=Checkpoint.from_directory(folder))
+
+
+def estimate_again(
+    weights: bytes, data: TaskData, data_digest: str, settings: dict[str, Any], cpus: int, use_gpu: bool
+) -> tuple[EstimateOutcome, pd.DataFrame]:
+    """Estimate the rlct of a trained trial, given the content of its checkpoint; the estimate and its trace."""
+    torch.set_num_threads(cpus)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / WEIGHTS_FILE
+        file.write_bytes(weights)
+        checkpoint = load_checkpoint(file, data_digest)
+    estimate = estimate_rlct_again(checkpoint, data, RlctConfig(**settings), "cuda" if use_gpu else "cpu")
+    seconds = time.perf_counter() - started
+    device = torch.cuda.get_device_name() if use_gpu else "cpu"
+    return EstimateOutcome(RlctOutcome.of(estimate), seconds, device, socket.gethostname()), trace_table(estimate)
 
 
 def write_files(folder: Path, result: ExperimentResult, outcome: Outcome, data: TaskData, data_digest: str) -> None:

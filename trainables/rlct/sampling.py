@@ -1,22 +1,16 @@
 """The sampler: chains around the trained weights of every replicate, all at once where the network can be stacked.
 
-devinterp's `sample_single_chain` takes the steps. Chains are one more copy of the replicate axis: the copies share no
-parameter, so the sum of their losses gives each one its own gradient, and one run samples all of them.
+devinterp's SGMCMC takes the steps. Chains are one more copy of the replicate axis: the copies share no parameter, so
+the sum of their losses gives each one its own gradient, and one step moves all of them.
 """
 
-import contextlib
-import gc
-import io
-import math
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
 from trainables.config import RlctConfig
 from trainables.networks import ReplicatedModule
@@ -33,7 +27,7 @@ RMSPROP_DECAY, RMSPROP_EPSILON = 0.99, 0.1
 class Trace:
     """What the sampler saw of R replicates in D draws of C chains."""
 
-    loss: np.ndarray  # (D, R, C) of each draw's batch, nats; NaN from the draw on at which a chain diverged
+    loss: np.ndarray  # (D, R, C) of each draw's batch, nats; not finite from the draw on at which a chain diverged
     start_loss: np.ndarray  # (D, R, C) of the trained weights on the same batches, nats
     distance: np.ndarray  # (R, C) between the trained weights and those of the last draw, ‖w − w0‖
 
@@ -96,52 +90,30 @@ def _run(
     on_draw: DrawCallback,
 ) -> Trace:
     """Sample one stack."""
-    # devinterp takes seconds to import, and only this function needs it.
-    from devinterp.optim import SGMCMC
-    from devinterp.slt.sampler import sample_single_chain
-
     device = split.inputs.device
-    frozen = _EvaluationMode(stack.network.repeated(len(stack.chains)))
+    copies = stack.network.repeated(len(stack.chains)).eval()
+    origin = [parameter.detach().clone() for parameter in copies.parameters()]
     start_losses = torch.from_numpy(start.losses[list(stack.replicates)]).float().to(device)
     # One row per copy, chain by chain, as `repeated` lays them out.
     shape = (config.draws, len(stack.chains), len(stack.replicates))
-    losses_seen = torch.full(shape, math.nan, device=device)
-    start_seen = torch.full(shape, math.nan, device=device)
-    distance = torch.full(shape[1:], math.nan, device=device)
-    draw = 0
-
-    def evaluate(model: _EvaluationMode, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        nonlocal draw
-        indices = batch["input_ids"][0].to(device)
-        losses = sample_losses(model.network, split.inputs[indices], split.labels[indices]).mean(dim=1)
+    losses_seen, start_seen = torch.empty(shape, device=device), torch.empty(shape, device=device)
+    streams = [_index_stream(len(split), config, seed, chain) for chain in stack.chains]
+    entropy = [derived_seed(seed, "sampler"), config.seed, stack.replicates[0], *stack.chains]
+    noise = torch.Generator(device).manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+    optimizer = _sampler(copies.parameters(), config, nbeta)
+    for draw in range(config.draws):
+        indices = torch.from_numpy(np.stack([next(stream) for stream in streams])).to(device)
+        losses = sample_losses(copies, split.inputs[indices], split.labels[indices]).mean(dim=1)
         losses_seen[draw] = losses.detach().view(shape[1:])
         start_seen[draw] = start_losses[:, indices].mean(dim=2).T
-        draw += 1
-        if draw == config.draws:
-            moved = [now - before for now, before in zip(model.parameters(), frozen.parameters(), strict=True)]
-            distance.copy_(dot(moved, moved, len(losses)).sqrt().detach().view(shape[1:]))
+        if draw == config.draws - 1:
+            moved = [now.detach() - before for now, before in zip(copies.parameters(), origin, strict=True)]
+            distance = dot(moved, moved, len(losses)).sqrt().view(shape[1:])
+        optimizer.zero_grad()
+        # The copies share no parameter: the gradient of the sum is each one's own, also where another one diverged.
+        torch.autograd.backward(losses.sum())
+        optimizer.step(noise_generator=noise)
         on_draw(draw)
-        # devinterp ends all copies when one is not finite: let the others go on. It takes the mean over the copies:
-        # their number gives each one its own gradient.
-        return torch.where(torch.isfinite(losses), losses, 0.0) * len(losses), {}
-
-    entropy = [derived_seed(seed, "sampler"), config.seed, stack.replicates[0], *stack.chains]
-    with _quiet(), _random_state_restored(), _cheap_garbage_collection():
-        sample_single_chain(
-            frozen,
-            _Batches(len(split), config, seed, stack.chains),
-            evaluate,
-            {name: None for name, _ in frozen.named_parameters()},
-            num_draws=config.draws,
-            sampling_method=SGMCMC.sgld if config.sampler == "sgld" else SGMCMC.rmsprop_sgld,
-            sampling_method_kwargs={"lr": config.step_size, "nbeta": nbeta, "localization": config.localization}
-            | ({} if config.sampler == "sgld" else {"alpha": RMSPROP_DECAY, "eps": RMSPROP_EPSILON}),
-            seed=int(np.random.SeedSequence(entropy).generate_state(1)[0]),
-            device=str(device),
-            batch_size=1,
-            shuffle=False,
-            epoch_mode="once",
-        )
     return Trace(
         loss=losses_seen.transpose(1, 2).double().cpu().numpy(),
         start_loss=start_seen.transpose(1, 2).double().cpu().numpy(),
@@ -149,70 +121,21 @@ def _run(
     )
 
 
-class _EvaluationMode(nn.Module):
-    """Holds a network in evaluation mode, whatever mode is asked for: the sampler asks for that of training."""
+def _sampler(parameters: Iterable[nn.Parameter], config: RlctConfig, nbeta: float) -> Any:
+    """devinterp's sampler, a PyTorch optimizer whose step is one draw."""
+    # It takes a second to import, and only this function needs it.
+    from devinterp.optim import SGMCMC
 
-    def __init__(self, network: ReplicatedModule):
-        super().__init__()
-        self.network = network
-        self.train()
-
-    def train(self, mode: bool = True) -> "_EvaluationMode":
-        return super().train(False)
-
-
-class _Batches(Dataset[dict[str, Tensor]]):
-    """Item d is the indices (chains, batch) of draw d: each chain walks through its own shuffled passes."""
-
-    def __init__(self, samples: int, config: RlctConfig, seed: int, chains: Sequence[int]):
-        self.draws = config.draws
-        self._streams = [
-            _index_stream(
-                samples,
-                config.batch_size,
-                np.random.default_rng([derived_seed(seed, "sampler"), config.seed, chain]),
-            )
-            for chain in chains
-        ]
-
-    def __len__(self) -> int:
-        return self.draws
-
-    def __getitem__(self, draw: int) -> dict[str, Tensor]:
-        return {"input_ids": torch.from_numpy(np.stack([next(stream) for stream in self._streams]))}
+    settings = {"lr": config.step_size, "nbeta": nbeta, "localization": config.localization}
+    if config.sampler == "sgld":
+        return SGMCMC.sgld(parameters, **settings)
+    return SGMCMC.rmsprop_sgld(parameters, **settings, alpha=RMSPROP_DECAY, eps=RMSPROP_EPSILON)
 
 
-def _index_stream(samples: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _index_stream(samples: int, config: RlctConfig, seed: int, chain: int) -> Iterator[np.ndarray]:
+    """Batches of sample indices, from one reshuffled pass after the other."""
+    rng = np.random.default_rng([derived_seed(seed, "sampler"), config.seed, chain])
     while True:
         order = rng.permutation(samples)
-        for first in range(0, samples - batch_size + 1, batch_size):
-            yield order[first : first + batch_size]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the sampler's progress bar off the terminal."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-@contextlib.contextmanager
-def _random_state_restored() -> Iterator[None]:
-    """The sampler seeds Python, NumPy and PyTorch globally; undo that for the caller."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
-
-
-@contextlib.contextmanager
-def _cheap_garbage_collection() -> Iterator[None]:
-    """The sampler collects garbage before and after each run: over all that is imported, half a second each time."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+        for first in range(0, samples - config.batch_size + 1, config.batch_size):
+            yield order[first : first + config.batch_size]
