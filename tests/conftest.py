@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trainables import TrialConfig, load_task
 from trainables.tasks import TaskData
+
+# The networks here are small: a second thread would wait more than it works, the more so beside other processes.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""Real MNIST, h = 64, no validation split: the published numbers at 50 epochs (arXiv 2407.10188), the collapse beyond the
-published weights, and the stacked rlct against devinterp's own."""
+"""Real MNIST, h = 64, no validation split: the published numbers at 50 epochs (arXiv 2407.10188), a collapsed network,
+and the stacked rlct against devinterp's own."""
 
 from typing import Any, NamedTuple
 
