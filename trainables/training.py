@@ -111,7 +111,8 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
 ) -> Tensor:
     """One pass in the given order (R, n); the mean cross-entropy of its samples, (R,)."""
-    total = torch.zeros(network.replicates, device=order.device)
+    device = split.inputs.device
+    order, total = order.to(device), torch.zeros(network.replicates, device=device)
     for start in range(0, order.shape[1], batch_size):
         indices = order[:, start : start + batch_size]
         optimizer.zero_grad(set_to_none=True)

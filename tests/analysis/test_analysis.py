@@ -4,6 +4,7 @@ import base64
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,26 @@ def test_collapsed_trials_are_in_the_table_but_in_no_curve_and_no_front(record: 
     assert fit is not None
     assert fit.weights == len(WEIGHTS) - 1
     assert 50 not in [trial.params["aux_weight"] for trial in as_optuna_study(broken).trials]
+
+
+@pytest.mark.parametrize("verdict", ["not_a_minimum", "diverged"])
+def test_an_rlct_that_is_none_is_in_no_curve_of_it_and_on_no_front_that_counts_it(
+    record: StudyRecord, verdict: str
+) -> None:
+    trials = record.trials.copy()
+    trials.loc[trials["aux_weight"] == 50, "rlct_verdict"] = verdict
+    trials.loc[trials["aux_weight"] == 50, "rlct"] = -7.0
+    (sweep,) = find_sweeps(replace(record, trials=trials))
+    rlct, spread = fit_curve(sweep, "rlct"), fit_curve(sweep, "weight_std")
+    assert rlct is not None
+    assert spread is not None
+    # The network itself is fine: its other measures count.
+    assert (rlct.weights, spread.weights) == (len(WEIGHTS) - 1, len(WEIGHTS))
+    with_rlct = as_optuna_study(replace(record, trials=trials))
+    without = {name: way for name, way in record.objectives.items() if name != "rlct"}
+    without_rlct = as_optuna_study(replace(record, trials=trials, objectives=without))
+    weights = [{trial.params["aux_weight"] for trial in study.trials} for study in (with_rlct, without_rlct)]
+    assert [50 in of_study for of_study in weights] == [False, True]
 
 
 def test_every_weight_is_compared_with_its_baseline_seed_by_seed(record: StudyRecord) -> None:

@@ -302,7 +302,7 @@ class _RecordThatFailsOnce(Record):
 
 def test_a_record_that_fails_stops_the_study_and_loses_nothing(tmp_path: Path, digits: TaskData) -> None:
     raw = {"task": "digits", "name": "lost", "replicates": 1, "sampler": "grid", "space": {"width": 8}}
-    spec = build_spec(raw | {"training": {"epochs": 1}, "rlct": {"draws": 4}}, "lost")
+    spec = build_spec(raw | {"training": {"epochs": 1}, "rlct": {"draws": 8}}, "lost")
     stores = Stores.under(tmp_path / "runs")
     plan = Plan(spec, digits, digits.digest(), {})
     with (

@@ -116,6 +116,28 @@ def test_a_collapsed_network_is_complete_but_not_on_the_front_unless_only_the_te
     assert [trial.number for trial in study.best_trials] == front
 
 
+@pytest.mark.parametrize(
+    ("objectives", "front"),
+    [
+        ({"weight_std": "minimize", "rlct": "minimize"}, [0]),
+        ({"weight_std": "minimize", "val_accuracy": "maximize"}, [1]),
+    ],
+)
+def test_an_rlct_that_is_none_keeps_a_trial_off_the_front_that_counts_it(
+    objectives: dict[str, str], front: list[int], tmp_path: Path
+) -> None:
+    search = make_search(make_spec(objectives=objectives), tmp_path)
+    for number, verdict in enumerate(("sound", "not_a_minimum")):
+        suggestion = search.suggest(str(number))
+        assert isinstance(suggestion, dict)
+
+        def values(config: TrialConfig, index: int, number: int = number) -> dict[str, float]:
+            return {"weight_std": 1.0 - number / 2, "rlct": 5.0 - 9 * number}
+
+        search.tell(str(number), make_outcome(TrialConfig(**suggestion["trial"]), values, verdict=verdict))
+    assert [trial.number for trial in load(tmp_path).best_trials] == front
+
+
 def test_a_grid_runs_its_cells_and_stops(tmp_path: Path) -> None:
     space = {"hidden_layers": [1, 2], "width": 8, "aux_weight": [0, 1], "target_depth": [1, 2]}
     spec = make_spec(sampler="grid", trials=None, design=[], space=space)

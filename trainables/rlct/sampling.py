@@ -54,7 +54,7 @@ def sample(
         stacks = [_Stack(one, (index,), (chain,)) for index, one in enumerate(alone) for chain in chains]
     steps = 0
 
-    def count(_: int) -> None:
+    def count() -> None:
         nonlocal steps
         steps += 1
         if on_draw is not None and steps % len(stacks) == 0:
@@ -87,9 +87,9 @@ def _run(
     seed: int,
     sample_losses: SampleLosses,
     start: Start,
-    on_draw: DrawCallback,
+    done: Callable[[], None],
 ) -> Trace:
-    """Sample one stack."""
+    """Sample one stack; `done` is called after each draw."""
     device = split.inputs.device
     copies = stack.network.repeated(len(stack.chains)).eval()
     origin = [parameter.detach().clone() for parameter in copies.parameters()]
@@ -113,7 +113,7 @@ def _run(
         # The copies share no parameter: the gradient of the sum is each one's own, also where another one diverged.
         torch.autograd.backward(losses.sum())
         optimizer.step(noise_generator=noise)
-        on_draw(draw)
+        done()
     return Trace(
         loss=losses_seen.transpose(1, 2).double().cpu().numpy(),
         start_loss=start_seen.transpose(1, 2).double().cpu().numpy(),
