@@ -63,7 +63,7 @@ class Concordance:
 
 # With fewer trials the bootstrap has too few different samples to say anything.
 FEWEST_RANKED = 4
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
 def kendall_tau(first: pd.Series, second: pd.Series) -> Concordance:
