@@ -34,8 +34,6 @@ from trainables.checkpoint import load_checkpoint
 from trainables.tasks import TaskData
 from trainables.training import EPOCH_METRICS
 
-pytestmark = pytest.mark.ray
-
 RUN = Path(__file__).parents[2] / "study" / "run.py"
 STUDY = """
 question: Does it run?

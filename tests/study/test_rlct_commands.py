@@ -20,8 +20,6 @@ from tests.study.trained import trained_spec, write_trained_study
 from trainables.checkpoint import FILE_NAME
 from trainables.tasks import TaskData
 
-pytestmark = pytest.mark.ray
-
 GRID = ["--step_size", "1e-3,2e-3", "--localization", "30,100", "--draws", "60", "--trials", "5"]
 
 
