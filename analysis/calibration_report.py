@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.calibration import SAME, SOUND_SHARE, Calibration
 from analysis.errors import AnalysisError
-from analysis.figures import COLORS, STYLE
+from analysis.figures import COLORS, STYLE, smooth_chains
 from analysis.report import as_data_uri, render
 
 # Background of a cell's panel: stable, sound alone, neither.
@@ -42,7 +42,6 @@ def write_calibration(calibration: Calibration, folder: Path, command: str) -> C
         "trial": calibration.trial,
         "cells": calibration.cells.to_dict("records"),
         "reference": calibration.reference,
-        "repeat": calibration.repeat,
         "proposed": proposed.to_dict("records")[0] if len(proposed) else None,
         "conclusions": conclusions(calibration),
         "same": SAME,
@@ -115,15 +114,16 @@ def draw_grid(calibration: Calibration) -> Figure:
         panels = figure.subplots(len(rows), len(steps), sharex=True, sharey="row", squeeze=False)
         for axes in panels.ravel():
             axes.set_visible(False)
+        chains = {str(cell["settings"]): _chains_of(cell, calibration) for _, cell in cells.iterrows()}
         for _, cell in cells.iterrows():
             row = rows.index((cell["localization"], str(cell["nbeta"])))
             axes = panels[row, steps.index(cell["step_size"])]
             axes.set_visible(True)
-            _draw_cell(axes, cell, calibration)
+            _draw_cell(axes, cell, chains[cell["settings"]], proposed=cell["settings"] == calibration.proposed)
         for number, (localization, nbeta) in enumerate(rows):
             shown = cells[(cells["localization"] == localization) & (cells["nbeta"].astype(str) == nbeta)]
             panels[number, 0].set_ylabel(f"γ {localization:g}, nβ {nbeta}")
-            _frame_row(panels[number, 0], shown, calibration)
+            _frame_row(panels[number, 0], shown, chains)
         for axes, step in zip(panels[-1], steps, strict=True):
             axes.set_xlabel(f"draw\nstep size {step:g}")
         figure.suptitle("nβ · (loss − loss of the trained weights), a line per chain; mean estimate of all networks")
@@ -149,35 +149,30 @@ def draw_order(calibration: Calibration) -> Figure:
     return figure
 
 
-def _draw_cell(axes: Axes, cell: pd.Series, calibration: Calibration) -> None:
+def _draw_cell(axes: Axes, cell: pd.Series, chains: pd.DataFrame, proposed: bool) -> None:
     axes.set_facecolor(STABLE if cell["stable"] else SOUND if cell["sound_share"] >= SOUND_SHARE else BROKEN)
-    chains = _smooth_chains(cell, calibration)
     for number, chain in enumerate(chains.columns):
         axes.plot(chains.index, chains[chain], color=COLORS[number % len(COLORS)], linewidth=0.7)
     axes.axvspan(0, int(cell["draws"] * cell["burn_in_fraction"]), color="#999999", alpha=0.15, lw=0)
     verdicts = f"{cell['sound_share']:.0%} sound" + (f", {cell['trouble']}" if cell["trouble"] else "")
     axes.set_title(f"{cell['rlct']:.3g} ± {cell['relative_se']:.0%}\n{verdicts}", fontsize=7)
-    if cell["settings"] == calibration.proposed:
+    if proposed:
         for side in axes.spines.values():
             side.set(visible=True, linewidth=2.5, edgecolor=COLORS[2])
 
 
-def _smooth_chains(cell: pd.Series, calibration: Calibration) -> pd.DataFrame:
+def _chains_of(cell: pd.Series, calibration: Calibration) -> pd.DataFrame:
     """The rise of the loss in units of the rlct, a column per chain of the shown replicate, as a running mean."""
     trace = calibration.traces[cell["settings"]]
     first = trace[trace["replicate"] == 0]
     rise = first.assign(rise=cell["nbeta_value"] * (first["loss"] - first["start_loss"]))
-    chains = rise.pivot(index="draw", columns="chain", values="rise")
-    return chains.rolling(max(1, len(chains) // 40), min_periods=1).mean()
+    return smooth_chains(rise, "rise")
 
 
-def _frame_row(axes: Axes, cells: pd.DataFrame, calibration: Calibration) -> None:
+def _frame_row(axes: Axes, cells: pd.DataFrame, chains: dict[str, pd.DataFrame]) -> None:
     """Frame what works: chains whose steps are too large lie far above."""
     working = cells[cells["trouble"] != "diverged"]
-    highest = [
-        float(np.nanmax(_smooth_chains(cell, calibration).to_numpy()))
-        for _, cell in (working if len(working) else cells).iterrows()
-    ]
-    top = max(highest)
+    framed = working if len(working) else cells
+    top = max(float(np.nanmax(chains[key].to_numpy())) for key in framed["settings"])
     if math.isfinite(top) and top > 0:
         axes.set_ylim(-0.1 * top, 1.1 * top)

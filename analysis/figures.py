@@ -119,9 +119,7 @@ def draw_rlct_trace(
             left=0.7 / width, right=1 - 0.1 / width, bottom=0.5 / height, top=1 - 0.3 / height, wspace=0.08, hspace=0.2
         )
         for axes, replicate in zip(panels, replicates, strict=False):
-            losses = trace[trace["replicate"] == replicate].pivot(index="draw", columns="chain", values="loss")
-            # A batch's loss is noisy: a running mean shows where the chain is.
-            smooth = losses.rolling(max(1, len(losses) // 40), min_periods=1).mean()
+            smooth = smooth_chains(trace[trace["replicate"] == replicate], "loss")
             for number, chain in enumerate(smooth.columns):
                 axes.plot(smooth.index, smooth[chain], color=COLORS[number % len(COLORS)], linewidth=0.8)
             axes.axvspan(0, burn_in, color="#999999", alpha=0.12, lw=0)
@@ -134,6 +132,15 @@ def draw_rlct_trace(
         figure.supxlabel("draw (shaded: burn-in)", fontsize=8)
         figure.supylabel("batch loss, nats", fontsize=8)
         figure.savefig(path)
+
+
+def smooth_chains(trace: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of one replicate's trace, as a row per draw and a column per chain.
+
+    A batch's loss is noisy: a running mean shows where the chain is.
+    """
+    chains = trace.pivot(index="draw", columns="chain", values=column)
+    return chains.rolling(max(1, len(chains) // 40), min_periods=1).mean()
 
 
 def _draw_sweep(axes: Axes, sweep: Sweep, measure: str, color: str) -> None:

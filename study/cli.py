@@ -14,6 +14,7 @@ from rich.table import Table
 from study.errors import StudyError, without_password
 from study.options import DATA_VARIABLE, Options, parse_options
 from study.spec import named_studies
+from study.stores import Stores
 from trainables.errors import ConfigError, DataError
 from trainables.tasks import TASKS, load_task
 
@@ -103,12 +104,7 @@ def _analyse(options: Options, record: "Record", console: Console) -> None:
     from analysis import AnalysisError, read_record, write_report
 
     stores, name = options.stores, options.spec.name
-    command = [program("python"), "-m", "analysis", name]
-    if stores.root != Path("runs").resolve():
-        command += ["--store", shown(stores.root)]
-    if not stores.tracking_is_local:
-        command += ["--tracking-uri", without_password(stores.tracking_uri)]
-    analysis_command = shlex.join(command)
+    analysis_command = command_to_analyse(stores, name)
     try:
         study_record = read_record(stores.tracking_uri, name)
         report = write_report(study_record, stores.report_folder(name), analysis_command)
@@ -121,6 +117,16 @@ def _analyse(options: Options, record: "Record", console: Console) -> None:
     console.print(_summary(study_record, report))
     console.print(_where(options, report.page))
     console.print(_next_commands(options, analysis_command))
+
+
+def command_to_analyse(stores: Stores, study: str, *options: str) -> str:
+    """What to type here for the analysis of a study in these stores."""
+    command = [program("python"), "-m", "analysis", study]
+    if stores.root != Path("runs").resolve():
+        command += ["--store", shown(stores.root)]
+    if not stores.tracking_is_local:
+        command += ["--tracking-uri", without_password(stores.tracking_uri)]
+    return shlex.join([*command, *options])
 
 
 def _summary(study_record: "StudyRecord", report: "Report") -> Table:

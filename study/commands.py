@@ -10,31 +10,20 @@ from rich.console import Console
 
 from study.cli import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, own_console
 from study.errors import StudyError
+from study.rlct_commands import calibrate, estimate
 from trainables.errors import CheckpointError, ConfigError, DataError
 
 
 class Command(NamedTuple):
-    """A command by its words, what it does in a line, and what does it."""
+    """What a command does, in a line, and what does it."""
 
     summary: str
     run: Callable[[list[str], Console], int]
 
 
-def _rlct_estimate(arguments: list[str], console: Console) -> int:
-    from study.rlct_commands import estimate
-
-    return estimate(arguments, console)
-
-
-def _rlct_calibrate(arguments: list[str], console: Console) -> int:
-    from study.rlct_commands import calibrate
-
-    return calibrate(arguments, console)
-
-
 COMMANDS = {
-    "rlct calibrate": Command("find out which settings of the rlct can be trusted", _rlct_calibrate),
-    "rlct estimate": Command("estimate the rlct of a study's finished trials again", _rlct_estimate),
+    "rlct calibrate": Command("find out which settings of the rlct can be trusted", calibrate),
+    "rlct estimate": Command("estimate the rlct of a study's finished trials again", estimate),
 }
 
 

@@ -8,7 +8,7 @@ import contextlib
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from typing import Protocol
 import pandas as pd
 import ray
 
+from analysis.estimates import ESTIMATE_FILE
 from analysis.figures import draw_rlct_trace
 from study.cluster import chatter_to, connect
 from study.errors import StudyError
@@ -29,7 +30,6 @@ from trainables.config import RlctConfig
 from trainables.errors import CheckpointError, CheckpointMismatchError
 from trainables.tasks import TaskData
 
-ESTIMATE_FILE = "estimate.json"
 # A worker that dies (its node, or its memory) is no fault of the estimate: try again elsewhere.
 RETRIES = 3
 
@@ -53,10 +53,12 @@ class Watcher(Protocol):
         """There is no estimate; the others go on."""
 
 
-def jobs_to_do(record: Record, trials: Mapping[str, FinishedTrial], settings: Iterable[RlctConfig]) -> list[Job]:
+def jobs_to_do(record: Record, trials: Mapping[str, FinishedTrial], settings: Sequence[RlctConfig]) -> list[Job]:
     """Every trial under all settings, but for what the record has; the jobs of one trial stand together."""
-    done = {each: record.estimated(each) for each in settings}
-    return [Job(key, trial, each) for key, trial in trials.items() for each, keys in done.items() if key not in keys]
+    done = record.estimated()
+    return [
+        Job(key, trial, each) for key, trial in trials.items() for each in settings if (key, each.key()) not in done
+    ]
 
 
 def run_jobs(

@@ -108,11 +108,10 @@ class Record:
         with self._reachable():
             return Path(self._client.download_artifacts(run_id, artifact, str(folder)))
 
-    def estimated(self, settings: RlctConfig) -> set[str]:
-        """Keys of the trials whose rlct was estimated again with these settings."""
-        condition = f"tags.level = 'estimate' and tags.rlct_settings = '{settings.key()}'"
-        runs = self._search(f"{condition} and attributes.status = 'FINISHED'")
-        return {run.data.tags["trial_key"] for run in runs}
+    def estimated(self) -> set[tuple[str, str]]:
+        """Keys of the trial and of the settings of every rlct that was estimated again."""
+        runs = self._search("tags.level = 'estimate' and attributes.status = 'FINISHED'")
+        return {(run.data.tags["trial_key"], run.data.tags["rlct_settings"]) for run in runs}
 
     def check_protocol(self, spec: StudySpec, data_digest: str) -> None:
         """A study's trials share everything but their place in the space.
@@ -252,9 +251,8 @@ class Record:
 
     def close_open_estimates(self) -> None:
         """Close what a killed driver left half written; it is estimated again."""
-        for run in self._search("tags.level = 'estimate' and attributes.status = 'RUNNING'"):
-            with self._reachable():
-                self._client.set_terminated(run.info.run_id, "KILLED")
+        with self._reachable():
+            self._close_open_runs("tags.level = 'estimate'")
 
     def close_study(self, status: str) -> None:
         """Close the study's run as FINISHED, FAILED or KILLED, and every run that is still open with it."""
@@ -279,8 +277,8 @@ class Record:
     def _study_id(self) -> str:
         return str(self._study.info.run_id)
 
-    def _close_open_runs(self) -> None:
-        for run in self._search("tags.level != 'study' and attributes.status = 'RUNNING'"):
+    def _close_open_runs(self, condition: str = "tags.level != 'study'") -> None:
+        for run in self._search(f"{condition} and attributes.status = 'RUNNING'"):
             self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _write_replicate(

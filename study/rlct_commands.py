@@ -5,14 +5,13 @@ import itertools
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich.console import Console
 
-from study.cli import EXIT_FAILED_TRIALS, EXIT_OK, program, shown
-from study.errors import StudyError, without_password
+from study.cli import EXIT_FAILED_TRIALS, EXIT_OK, command_to_analyse, program, shown
+from study.errors import StudyError
 from study.explain import explain_errors
 from study.options import data_of, positive_int, resources_of, stores_of
 from study.resources import Resources
@@ -86,14 +85,6 @@ class _Study:
     data_digest: str
     stores: Stores
     resources: Resources
-
-    @property
-    def place(self) -> list[str]:
-        """Where the record is, as options of other commands."""
-        options = [] if self.stores.root == Path("runs").resolve() else ["--store", shown(self.stores.root)]
-        if not self.stores.tracking_is_local:
-            options += ["--tracking-uri", without_password(self.stores.tracking_uri)]
-        return options
 
 
 def _open(own: argparse.Namespace) -> _Study:
@@ -196,7 +187,7 @@ def _compare(study: _Study, settings: RlctConfig, names: Mapping[str, str], cons
         console.print(compare_estimates(study.stores.tracking_uri, name, settings.key(), names))
     except AnalysisError as error:
         raise StudyError(str(error)) from error
-    command = shlex.join([program("python"), "-m", "analysis", name, *study.place, "--rlct", settings.key()])
+    command = command_to_analyse(study.stores, name, "--rlct", settings.key())
     console.print(f"\nThe study with these estimates: {command}", highlight=False, soft_wrap=True)
 
 

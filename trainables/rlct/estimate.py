@@ -10,7 +10,7 @@ from trainables.config import RlctConfig
 from trainables.networks import ReplicatedModule
 from trainables.rlct.diagnostics import Diagnostics, diagnose, flat_spread
 from trainables.rlct.losses import SampleLosses, cross_entropies, look_at_start
-from trainables.rlct.sampling import DrawCallback, Trace, sample
+from trainables.rlct.sampling import DrawCallback, Sampler, Trace
 from trainables.rlct.verdict import VERDICTS, Judgement, RlctVerdict, judge_all
 from trainables.tasks import Split
 
@@ -94,6 +94,6 @@ def estimate_rlct(
         raise ValueError(f"rlct.batch_size {config.batch_size} exceeds the {len(split)} training samples")
     nbeta = resolve_nbeta(config, len(split))
     start = look_at_start(network, split, sample_losses, probe=flat_spread(config))
-    trace = sample(network, split, config, nbeta, seed, sample_losses, start, on_draw)
+    trace = Sampler(split, config, nbeta, seed, sample_losses, start).sample(network, on_draw)
     per_chain = nbeta * (trace.loss - trace.start_loss)[config.burn_in :].mean(axis=0)
     return RlctEstimate(per_chain, start.loss, trace, diagnose(trace, start, config, nbeta), nbeta, config)

@@ -32,42 +32,76 @@ class Trace:
     distance: np.ndarray  # (R, C) between the trained weights and those of the last draw, ‖w − w0‖
 
 
-def sample(
-    network: ReplicatedModule,
-    split: Split,
-    config: RlctConfig,
-    nbeta: float,
-    seed: int,
-    sample_losses: SampleLosses,
-    start: Start,
-    on_draw: DrawCallback | None,
-) -> Trace:
-    """Run every chain of every replicate from the trained weights, in evaluation mode.
+@dataclass(frozen=True)
+class Sampler:
+    """Everything that the chains of an estimate share."""
 
-    A chain that diverges does not touch the others. `on_draw` gets the number of draws that all chains have done.
-    """
-    chains = tuple(range(config.chains))
-    if network.stackable:
-        stacks = [_Stack(network, tuple(range(network.replicates)), chains)]
-    else:
-        alone = [network.replicate(index) for index in range(network.replicates)]
-        stacks = [_Stack(one, (index,), (chain,)) for index, one in enumerate(alone) for chain in chains]
-    steps = 0
+    split: Split
+    config: RlctConfig
+    nbeta: float
+    seed: int
+    sample_losses: SampleLosses
+    start: Start
 
-    def count() -> None:
-        nonlocal steps
-        steps += 1
-        if on_draw is not None and steps % len(stacks) == 0:
-            on_draw(steps // len(stacks))
+    def sample(self, network: ReplicatedModule, on_draw: DrawCallback | None) -> Trace:
+        """Run every chain of every replicate from the trained weights, in evaluation mode.
 
-    parts = [_run(stack, split, config, nbeta, seed, sample_losses, start, count) for stack in stacks]
-    # Stacks go through the replicates, and within each through its chains.
-    shape = (config.draws, network.replicates, config.chains)
-    return Trace(
-        loss=np.concatenate([part.loss for part in parts], axis=1).reshape(shape),
-        start_loss=np.concatenate([part.start_loss for part in parts], axis=1).reshape(shape),
-        distance=np.concatenate([part.distance for part in parts]).reshape(shape[1:]),
-    )
+        A chain that diverges does not touch the others. `on_draw` gets the number of draws that all chains have done.
+        """
+        chains = tuple(range(self.config.chains))
+        if network.stackable:
+            stacks = [_Stack(network, tuple(range(network.replicates)), chains)]
+        else:
+            alone = [network.replicate(index) for index in range(network.replicates)]
+            stacks = [_Stack(one, (index,), (chain,)) for index, one in enumerate(alone) for chain in chains]
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+            if on_draw is not None and steps % len(stacks) == 0:
+                on_draw(steps // len(stacks))
+
+        parts = [self._sample_stack(stack, count) for stack in stacks]
+        # Stacks go through the replicates, and within each through its chains.
+        shape = (self.config.draws, network.replicates, self.config.chains)
+        return Trace(
+            loss=np.concatenate([part.loss for part in parts], axis=1).reshape(shape),
+            start_loss=np.concatenate([part.start_loss for part in parts], axis=1).reshape(shape),
+            distance=np.concatenate([part.distance for part in parts]).reshape(shape[1:]),
+        )
+
+    def _sample_stack(self, stack: "_Stack", done: Callable[[], None]) -> Trace:
+        """Sample one stack; `done` is called after each draw."""
+        device = self.split.inputs.device
+        copies = stack.network.repeated(len(stack.chains)).eval()
+        origin = [parameter.detach().clone() for parameter in copies.parameters()]
+        start_losses = torch.from_numpy(self.start.losses[list(stack.replicates)]).float().to(device)
+        # One row per copy, chain by chain, as `repeated` lays them out.
+        shape = (self.config.draws, len(stack.chains), len(stack.replicates))
+        losses_seen, start_seen = torch.empty(shape, device=device), torch.empty(shape, device=device)
+        streams = [_index_stream(len(self.split), self.config, self.seed, chain) for chain in stack.chains]
+        entropy = [derived_seed(self.seed, "sampler"), self.config.seed, stack.replicates[0], *stack.chains]
+        noise = torch.Generator(device).manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        optimizer = _make_optimizer(copies.parameters(), self.config, self.nbeta)
+        for draw in range(self.config.draws):
+            indices = torch.from_numpy(np.stack([next(stream) for stream in streams])).to(device)
+            losses = self.sample_losses(copies, self.split.inputs[indices], self.split.labels[indices]).mean(dim=1)
+            losses_seen[draw] = losses.detach().view(shape[1:])
+            start_seen[draw] = start_losses[:, indices].mean(dim=2).T
+            if draw == self.config.draws - 1:
+                moved = [now.detach() - before for now, before in zip(copies.parameters(), origin, strict=True)]
+                distance = dot(moved, moved, len(losses)).sqrt().view(shape[1:])
+            optimizer.zero_grad()
+            # The copies share no parameter: the gradient of the sum is each one's own, also where another one diverged.
+            torch.autograd.backward(losses.sum())
+            optimizer.step(noise_generator=noise)
+            done()
+        return Trace(
+            loss=losses_seen.transpose(1, 2).double().cpu().numpy(),
+            start_loss=start_seen.transpose(1, 2).double().cpu().numpy(),
+            distance=distance.T.double().cpu().numpy(),
+        )
 
 
 @dataclass(frozen=True)
@@ -79,49 +113,7 @@ class _Stack:
     chains: tuple[int, ...]
 
 
-def _run(
-    stack: _Stack,
-    split: Split,
-    config: RlctConfig,
-    nbeta: float,
-    seed: int,
-    sample_losses: SampleLosses,
-    start: Start,
-    done: Callable[[], None],
-) -> Trace:
-    """Sample one stack; `done` is called after each draw."""
-    device = split.inputs.device
-    copies = stack.network.repeated(len(stack.chains)).eval()
-    origin = [parameter.detach().clone() for parameter in copies.parameters()]
-    start_losses = torch.from_numpy(start.losses[list(stack.replicates)]).float().to(device)
-    # One row per copy, chain by chain, as `repeated` lays them out.
-    shape = (config.draws, len(stack.chains), len(stack.replicates))
-    losses_seen, start_seen = torch.empty(shape, device=device), torch.empty(shape, device=device)
-    streams = [_index_stream(len(split), config, seed, chain) for chain in stack.chains]
-    entropy = [derived_seed(seed, "sampler"), config.seed, stack.replicates[0], *stack.chains]
-    noise = torch.Generator(device).manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-    optimizer = _sampler(copies.parameters(), config, nbeta)
-    for draw in range(config.draws):
-        indices = torch.from_numpy(np.stack([next(stream) for stream in streams])).to(device)
-        losses = sample_losses(copies, split.inputs[indices], split.labels[indices]).mean(dim=1)
-        losses_seen[draw] = losses.detach().view(shape[1:])
-        start_seen[draw] = start_losses[:, indices].mean(dim=2).T
-        if draw == config.draws - 1:
-            moved = [now.detach() - before for now, before in zip(copies.parameters(), origin, strict=True)]
-            distance = dot(moved, moved, len(losses)).sqrt().view(shape[1:])
-        optimizer.zero_grad()
-        # The copies share no parameter: the gradient of the sum is each one's own, also where another one diverged.
-        torch.autograd.backward(losses.sum())
-        optimizer.step(noise_generator=noise)
-        done()
-    return Trace(
-        loss=losses_seen.transpose(1, 2).double().cpu().numpy(),
-        start_loss=start_seen.transpose(1, 2).double().cpu().numpy(),
-        distance=distance.T.double().cpu().numpy(),
-    )
-
-
-def _sampler(parameters: Iterable[nn.Parameter], config: RlctConfig, nbeta: float) -> Any:
+def _make_optimizer(parameters: Iterable[nn.Parameter], config: RlctConfig, nbeta: float) -> Any:
     """devinterp's sampler, a PyTorch optimizer whose step is one draw."""
     # It takes a second to import, and only this function needs it.
     from devinterp.optim import SGMCMC
