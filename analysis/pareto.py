@@ -30,10 +30,11 @@ def as_optuna_study(record: StudyRecord) -> optuna.Study:
     if fit.empty:
         return study
     distributions: dict[str, BaseDistribution] = {
-        "hidden_layers": IntDistribution(1, int(fit["hidden_layers"].max())),
+        "hidden_layers": IntDistribution(0, int(fit["hidden_layers"].max())),
         "width": IntDistribution(1, int(fit["width"].max())),
         "aux_weight": FloatDistribution(0.0, float(fit["aux_weight"].max())),
         "target": CategoricalDistribution(sorted(fit["target"].unique())),
+        "control": CategoricalDistribution(sorted(fit["control"].unique())),
     }
     for _, trial in fit.iterrows():
         study.add_trial(

@@ -16,7 +16,7 @@ from analysis.errors import AnalysisError
 from analysis.figures import draw_complexity, draw_tradeoff
 from analysis.pareto import as_optuna_study, draw_pareto_front, front_table, pareto_optimal
 from analysis.scaling import COMPLEXITIES, Fit, compare_with_baseline, find_sweeps, fit_curve
-from analysis.table import PLACE, UNUSABLE_RLCT, StudyRecord
+from analysis.table import UNUSABLE_RLCT, StudyRecord
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Report:
     page: Path
     front: pd.DataFrame  # the Pareto-optimal trials
     fits: list[Fit]
-    comparisons: pd.DataFrame  # each weight of each sweep against its baseline
+    comparisons: pd.DataFrame  # each trial against the baseline of its network
 
 
 def write_report(record: StudyRecord, folder: Path, command: str) -> Report:
@@ -40,8 +40,7 @@ def write_report(record: StudyRecord, folder: Path, command: str) -> Report:
     """
     sweeps = find_sweeps(record)
     fits = [fit for sweep in sweeps for measure in COMPLEXITIES if (fit := fit_curve(sweep, measure)) is not None]
-    compared = [table for sweep in sweeps if not (table := compare_with_baseline(record, sweep)).empty]
-    comparisons = pd.concat(compared, ignore_index=True) if compared else pd.DataFrame()
+    comparisons = compare_with_baseline(record)
     optuna_study = as_optuna_study(record)
     optimal = pareto_optimal(optuna_study)
     front = front_table(record, optimal)
@@ -99,6 +98,7 @@ def _context(
         "comparisons": comparisons.to_dict("records"),
         "front": trial_cells(record, front),
         "all_trials": trial_cells(record, trials, with_status=True),
+        "measured": _measured_cells(record),
         "protocol": json.loads(tags["protocol"]),
         "environment": {
             name: value
@@ -113,11 +113,21 @@ def trial_cells(record: StudyRecord, trials: pd.DataFrame, with_status: bool = F
     """The rows of a trial table as text: place, measures with 95 % intervals, verdict, and status if asked for."""
     measures = (record.accuracy, *COMPLEXITIES)
     return [
-        {name: f"{trial[name]:.4g}" if name == "aux_weight" else str(trial[name]) for name in PLACE}
+        {name: f"{trial[name]:.4g}" if name == "aux_weight" else str(trial[name]) for name in record.place}
         | {name: with_interval(trial[name], trial[f"{name}_ci95"]) for name in measures}
         | {"rlct_verdict": trial["rlct_verdict"]}
         | ({"status": trial["status_detail"]} if with_status else {})
         for trial in trials.to_dict("records")
+    ]
+
+
+def _measured_cells(record: StudyRecord) -> list[dict[str, str]]:
+    """The rows of the table of everything that was measured, as text."""
+    measures = [name for name in record.measures if record.trials[name].notna().any()]
+    return [
+        {name: f"{trial[name]:.4g}" if name == "aux_weight" else str(trial[name]) for name in record.place}
+        | {name: with_interval(trial[name], trial[f"{name}_ci95"]) for name in measures}
+        for trial in record.trials.to_dict("records")
     ]
 
 

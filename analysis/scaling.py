@@ -8,7 +8,9 @@ finite at the baseline w = 0 and a power law w^(−α) far above w0. α > 0: the
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +18,15 @@ from lmfit import Model
 from lmfit.model import ModelResult
 
 from analysis.statistics import Difference, paired_difference
-from analysis.table import UNUSABLE_RLCT, StudyRecord
+from analysis.table import OPTIONS, UNUSABLE_RLCT, StudyRecord
 
 COMPLEXITIES = ("weight_std", "rlct")
+# Further measures that a trial is held against its baseline by.
+COMPARED = (
+    "train_loss", "generalization_gap", "activation_norm", "dead_unit_share", "effective_rank", "observer_r2",
+    "observer_agreement",
+)  # fmt: skip
+PUBLISHED_OPTIONS = {"detach_targets": True, "target_form": "raw", "unit_weighting": "mean", "head": "widened"}
 # Three parameters are fitted: fewer weights than this would leave nothing to judge the fit by.
 FEWEST_WEIGHTS = 5
 # Relative distance from a bound of w0 that counts as being at it.
@@ -27,7 +35,7 @@ AT_BOUND = 0.01
 
 @dataclass(frozen=True)
 class Sweep:
-    """Trials of one network and target at different weights, the baseline among them if there is one."""
+    """Trials of one network, control, target and kind of prediction at different weights, with their baseline."""
 
     label: str
     trials: pd.DataFrame
@@ -68,16 +76,28 @@ def usable(trials: pd.DataFrame, *measures: str) -> pd.DataFrame:
 
 
 def find_sweeps(record: StudyRecord) -> list[Sweep]:
-    """All sets of trials of one network and target with at least FEWEST_WEIGHTS different weights."""
-    trials = record.trials
+    """All sets of trials that differ in aux_weight alone, with at least FEWEST_WEIGHTS different weights."""
     sweeps = []
-    for (layers, width), of_network in trials.groupby(["hidden_layers", "width"]):
-        baseline = of_network[of_network["target"] == "none"]
-        for target, of_target in of_network[of_network["target"] != "none"].groupby("target"):
-            together = pd.concat([baseline, of_target]).sort_values("aux_weight", ignore_index=True)
+    for (layers, width), of_network in record.trials.groupby(["hidden_layers", "width"]):
+        is_baseline = (of_network["aux_weight"] == 0) & (of_network["control"] == "none")
+        weighted = of_network[~is_baseline & (of_network["aux_weight"] > 0)]
+        for kind, alike in weighted.groupby(["control", "target", *OPTIONS]):
+            together = pd.concat([of_network[is_baseline], alike]).sort_values("aux_weight", ignore_index=True)
             if together["aux_weight"].nunique() >= FEWEST_WEIGHTS:
-                sweeps.append(Sweep(f"{layers}×{width}, target {target}", together))
+                named = dict(zip(("control", "target", *OPTIONS), kind, strict=True))
+                sweeps.append(Sweep(f"{layers}×{width}, {describe_kind(named)}", together))
     return sweeps
+
+
+def describe_kind(trial: Mapping[Any, Any]) -> str:
+    """What a trial does beside classifying, but for its weight: 'target 1', 'dropout', 'target 2, head separate'."""
+    if trial["control"] == "none" and trial["target"] == "none":
+        return "baseline"
+    parts = [] if trial["control"] == "none" else [str(trial["control"])]
+    if trial["target"] != "none":
+        parts.append(f"target {trial['target']}")
+    parts += [f"{name} {trial[name]}" for name, published in PUBLISHED_OPTIONS.items() if trial[name] != published]
+    return ", ".join(parts)
 
 
 def fit_curve(sweep: Sweep, measure: str) -> Fit | None:
@@ -123,24 +143,30 @@ def shifted_power_law(weight: np.ndarray, y0: float, w0: float, alpha: float) ->
     return np.asarray(y0 * (1 + weight / w0) ** (-alpha))
 
 
-def compare_with_baseline(record: StudyRecord, sweep: Sweep) -> pd.DataFrame:
-    """For each weight of a sweep, the difference from the baseline seed by seed, with its 95 % interval."""
-    baseline = sweep.trials[sweep.trials["aux_weight"] == 0]
-    if baseline.empty:
-        return pd.DataFrame()
+def compare_with_baseline(record: StudyRecord) -> pd.DataFrame:
+    """The difference of every trial from the baseline of its network, seed by seed, with its 95 % interval.
+
+    Accuracy, COMPLEXITIES and COMPARED are compared; empty where no network has a baseline.
+    """
     by_trial = {key: rows.set_index("seed") for key, rows in record.replicates.groupby("trial_key")}
-    reference = by_trial[baseline["trial_key"].iloc[0]]
     rows = []
-    for _, trial in sweep.trials[sweep.trials["aux_weight"] > 0].iterrows():
-        for measure in (*COMPLEXITIES, record.accuracy):
-            difference: Difference | None = paired_difference(by_trial[trial["trial_key"]][measure], reference[measure])
-            if difference is not None:
-                rows.append(
-                    {"sweep": sweep.label, "aux_weight": trial["aux_weight"], "measure": measure,
-                     "baseline": float(reference[measure].mean()), "difference": difference.mean,
-                     "low": difference.low, "high": difference.high, "p_value": difference.p_value,
-                     "pairs": difference.pairs, "status_detail": trial["status_detail"]}
-                )  # fmt: skip
+    for (layers, width), of_network in record.trials.groupby(["hidden_layers", "width"]):
+        is_baseline = (of_network["aux_weight"] == 0) & (of_network["control"] == "none")
+        if not is_baseline.any():
+            continue
+        reference = by_trial[of_network[is_baseline]["trial_key"].iloc[0]]
+        for trial in of_network[~is_baseline].to_dict("records"):
+            of_trial = by_trial[trial["trial_key"]]
+            for measure in (record.accuracy, *COMPLEXITIES, *COMPARED):
+                difference: Difference | None = paired_difference(of_trial[measure], reference[measure])
+                if difference is not None:
+                    rows.append(
+                        {"trial": f"{layers}×{width}, {describe_kind(trial)}", "aux_weight": trial["aux_weight"],
+                         "measure": measure, "baseline": float(reference[measure].mean()),
+                         "difference": difference.mean, "low": difference.low, "high": difference.high,
+                         "p_value": difference.p_value, "pairs": difference.pairs,
+                         "status_detail": trial["status_detail"], "rlct_verdict": trial["rlct_verdict"]}
+                    )  # fmt: skip
     return pd.DataFrame(rows)
 
 

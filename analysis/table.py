@@ -28,14 +28,26 @@ METRICS = (
     "self_model_mse",
     "self_model_r2",
     "identity_distance",
+    "generalization_gap",
+    "gradient_norm_ratio",
+    "gradient_cosine",
+    "activation_norm",
+    "dead_unit_share",
+    "effective_rank",
+    "observer_r2",
+    "observer_agreement",
 )
+# Beside them, the spread of the weights of each hidden layer: this and the layer's name.
+LAYER_WEIGHT_STD = "weight_std_"
+# How a prediction is made, where something is predicted.
+OPTIONS = ("detach_targets", "target_form", "unit_weighting", "head")
 # What a trial is in the space: trials with the same values are one.
-PLACE = ("hidden_layers", "width", "target", "aux_weight")
+PLACE = ("hidden_layers", "width", "control", "target", "aux_weight", *OPTIONS)
 # With these verdicts the number is no rlct: it is in no curve and on no front.
 UNUSABLE_RLCT = ("not_a_minimum", "diverged")
 NO_ESTIMATE = "not_estimated"
 # Networks together, and in them the baseline first.
-ORDER = ["hidden_layers", "width", "aux_weight", "target"]
+ORDER = ["hidden_layers", "width", "control", "aux_weight", "target", *OPTIONS]
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,18 @@ class StudyRecord:
     replicates: pd.DataFrame  # a row per replicate of a finished trial: place, params, status, METRICS, rlct_se
     trials: pd.DataFrame  # a row per finished trial: place, status, and mean, <metric>_se, <metric>_ci95 of METRICS
     rlct_settings: dict[str, str]  # that the rlct was estimated with
+
+    @property
+    def measures(self) -> list[str]:
+        """METRICS, and the spread of the weights of each hidden layer."""
+        layers = [name for name in self.replicates.columns if name.startswith(LAYER_WEIGHT_STD)]
+        return [*METRICS, *layers]
+
+    @property
+    def place(self) -> list[str]:
+        """The parts of a trial's place that tell the trials of this study apart, with those that any study has."""
+        always = ("hidden_layers", "width", "target", "aux_weight")
+        return [name for name in PLACE if name in always or self.trials[name].nunique() > 1]
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
@@ -139,7 +163,8 @@ def _replicate_row(study: str, run: Run) -> dict[str, Any]:
         "run_id": run.info.run_id,
     }
     params.pop("seeds", None)
-    metrics = {name: run.data.metrics.get(name, float("nan")) for name in (*METRICS, "rlct_se")}
+    layers = [name for name in run.data.metrics if name.startswith(LAYER_WEIGHT_STD)]
+    metrics = {name: run.data.metrics.get(name, float("nan")) for name in (*METRICS, "rlct_se", *layers)}
     return identity | params | metrics
 
 
@@ -157,12 +182,15 @@ def _trial_table(replicates: pd.DataFrame, runs: list[Run], verdicts: Mapping[st
     by_trial = replicates.groupby("trial_key", sort=False)
     table = by_trial[list(PLACE)].first()
     table["replicates"] = by_trial.size()
-    for name in METRICS:
+    layers = [name for name in replicates.columns if name.startswith(LAYER_WEIGHT_STD)]
+    for name in (*METRICS, *layers):
         table[name] = by_trial[name].mean()
         # A mean over some of the replicates would pass for one over all.
         table.loc[by_trial[name].count() < table["replicates"], name] = float("nan")
         table[f"{name}_se"] = by_trial[name].apply(standard_error)
         table[f"{name}_ci95"] = by_trial[name].apply(interval_half_width)
+    # Dozens of columns put in one by one lie scattered in memory.
+    table = table.copy()
     of_run = {run.data.tags["trial_key"]: run for run in runs}
     table["status_detail"] = [of_run[key].data.tags["status_detail"] for key in table.index]
     table["rlct_verdict"] = [verdicts.get(key, NO_ESTIMATE) for key in table.index]

@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from study.errors import StudyError, without_password
-from study.options import DATA_VARIABLE, Options, parse_options
-from study.spec import named_studies
+from study.options import Options, parse_options
 from study.stores import Stores
 from trainables.errors import ConfigError, DataError
-from trainables.tasks import TASKS, load_task
+from trainables.tasks import load_task
 
 if TYPE_CHECKING:
     from analysis import Report, StudyRecord
@@ -34,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parse_options(arguments)
         if options is None:
-            _print_named_studies(console)
+            from study.catalogue import print_catalogue
+
+            print_catalogue(console)
             return EXIT_OK
         return _run(options, console)
     except (StudyError, ConfigError, DataError) as error:
@@ -176,18 +177,6 @@ def _next_commands(options: Options, analysis_command: str) -> Table:
     if options.spec.name == "quickstart":
         table.add_row("the published experiment", f"{python} study/run.py mnist --data DIR --plan")
     return table
-
-
-def _print_named_studies(console: Console) -> None:
-    table = Table.grid(padding=(0, 2))
-    for name, question in named_studies().items():
-        table.add_row(f"[bold]{name}[/bold]", question)
-    console.print(table)
-    console.print("\nTasks:")
-    for task in TASKS.values():
-        console.print(f"  {task.name}: {task.summary}")
-    needing = [name for name, task in TASKS.items() if task.needs_data_root]
-    console.print(f"\nTasks with data files ({', '.join(needing)}) look in --data DIR, ${DATA_VARIABLE} or ./data.")
 
 
 def shown(path: Path) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from study.cli import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, own_console
 from study.errors import StudyError
+from study.layers_command import list_layers
 from study.rlct_commands import calibrate, estimate
 from trainables.errors import CheckpointError, ConfigError, DataError
 
@@ -22,6 +23,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "layers": Command("list the layers of a network, which a self-model can target", list_layers),
     "rlct calibrate": Command("find out which settings of the rlct can be trusted", calibrate),
     "rlct estimate": Command("estimate the rlct of a study's finished trials again", estimate),
 }

@@ -29,7 +29,7 @@ from study.spec import Point
 from study.stores import Stores
 from study.trial import HISTORY_FILE, OUTCOME_FILE, TRACE_FILE, run_trial
 from trainables.checkpoint import FILE_NAME as WEIGHTS_FILE
-from trainables.config import TrialConfig
+from trainables.trial import TrialConfig
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # The record is MLflow's; no CSV, JSON or TensorBoard.

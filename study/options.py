@@ -195,6 +195,7 @@ def _show_values(parser: argparse.ArgumentParser, spec: StudySpec) -> None:
 
 _FREE_FORM = {f"space.{name}": "VALUE|LIST|RANGE" for name in ("hidden_layers", "width", "aux_weight")} | {
     "space.target_depth": "TARGET|LIST",
+    "space.control": "CONTROL|LIST",
     "design": "LIST",
     "objectives": "NAME=DIRECTION",
     "rlct.nbeta": "batch|dataset|NUMBER",
@@ -208,7 +209,7 @@ def _merged(study: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         if name == "space":
             # A field that can be a list arrives as one: a single element is meant as itself.
             value = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in value.items()}
-        if name in ("space", "training", "rlct") and isinstance(merged.get(name), dict):
+        if name in ("space", "training", "rlct", "observer") and isinstance(merged.get(name), dict):
             value = merged[name] | value
         merged[name] = value
     return merged

@@ -69,9 +69,7 @@ def _point_of(frozen: FrozenTrial, spec: StudySpec) -> Point | None:
     # Without all its parameters chosen, or outside a space that has changed, it is no point.
     with contextlib.suppress(ValueError):
         fixed = optuna.trial.FixedTrial(frozen.params)
-        return suggest_point(
-            fixed, spec.space, is_grid=spec.sampler == "grid", baseline_is_taken=lambda *_: not offered
-        )
+        return suggest_point(fixed, spec, baseline_is_taken=lambda *_: not offered)
     return None
 
 

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from trainables.config import TrialConfig
+from study.space import OPTIONS
+from trainables.config import SelfModelConfig
 from trainables.experiment import ExperimentResult
 from trainables.rlct import VERDICTS, RlctEstimate, RlctVerdict
+from trainables.trial import TrialConfig
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,16 @@ class Outcome:
 
 
 def describe_trial(config: TrialConfig) -> str:
-    """A trial in a few words: '2x64 aux 5 target 1'."""
-    name = f"{config.network.hidden_layers}x{config.network.width} aux {config.self_model.aux_weight:.4g}"
-    targets = "+".join(map(str, config.self_model.target_depths))
-    return f"{name} target {targets}" if targets else name
+    """A trial in a few words: '2x64 aux 5 target 1', '1x32 dropout 0.2'."""
+    model, network = config.self_model, config.network
+    name = f"{network.hidden_layers}x{network.width} "
+    name += f"{'aux' if model.control == 'none' else model.control} {model.aux_weight:.4g}"
+    if model.target_depths:
+        name += f" target {'+'.join(map(str, model.target_depths))}"
+    defaults = SelfModelConfig()
+    varied = {option: getattr(model, option) for option in OPTIONS}
+    others = [f"{option} {value}" for option, value in varied.items() if value != getattr(defaults, option)]
+    return ", ".join([name, *others])
 
 
 def mean_and_error(values: Mapping[str, Sequence[float]]) -> dict[str, float]:

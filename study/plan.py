@@ -7,9 +7,9 @@ from functools import cached_property
 from study.record import FinishedTrial, Record
 from study.sampling import random_points
 from study.spec import Point, StudySpec
-from trainables.config import TrialConfig
 from trainables.cost import seconds_per_work, work
 from trainables.tasks import TaskData
+from trainables.trial import TrialConfig
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Plan:
     @property
     def done(self) -> int:
         """Trials of the study that have a finished result."""
-        return len(self.points) - len(self.missing) if self.spec.sampler == "grid" else len(self.finished)
+        return len(self.points) - len(self.missing) if self.spec.is_enumerated else len(self.finished)
 
     @property
     def remaining(self) -> int:
         """Trials still to run."""
-        if self.spec.sampler == "grid":
+        if self.spec.is_enumerated:
             return len(self.missing)
         return max(len(self.missing), self.trials - len(self.finished))
 
@@ -66,15 +66,15 @@ class Plan:
     @cached_property
     def work_per_sampled_trial(self) -> float:
         """Mean work of a trial that the sampler will choose, 0 if it chooses none."""
-        if self.spec.sampler == "grid":
+        if self.spec.is_enumerated:
             return 0.0
         points = random_points(self.spec)
-        return sum(work(self.config(point), self.data) for point in points) / len(points)
+        return sum(work(self.config(point), self.data.shape) for point in points) / len(points)
 
     @property
     def remaining_work(self) -> float:
         """Work of all trials still to run, in multiply-adds."""
-        return sum(work(self.config(point), self.data) for point in self.missing) + (
+        return sum(work(self.config(point), self.data.shape) for point in self.missing) + (
             self.to_sample * self.work_per_sampled_trial
         )
 
@@ -82,7 +82,7 @@ class Plan:
         """Wall time of the rest with that many trials side by side, from a piece of one timed on this machine."""
         if self.remaining == 0:
             return 0.0
-        points = sorted(self.missing or random_points(self.spec), key=lambda p: work(self.config(p), self.data))
+        points = sorted(self.missing or random_points(self.spec), key=lambda p: work(self.config(p), self.data.shape))
         rate = seconds_per_work(self.config(points[len(points) // 2]), self.data)
         return self.remaining_work * rate / min(side_by_side, self.remaining)
 
@@ -94,6 +94,6 @@ def make_plan(spec: StudySpec, data: TaskData, record: Record) -> Plan:
         StudyError: the record cannot be read or was begun with other settings, or the study does not fit the data.
     """
     digest = data.digest()
-    spec.check_against(data)
+    spec.check_against(data.shape)
     record.check_protocol(spec, digest)
     return Plan(spec, data, digest, record.finished())

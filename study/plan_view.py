@@ -9,7 +9,7 @@ from rich.table import Table
 from study.options import Options
 from study.plan import Plan
 from study.progress import format_seconds
-from study.space import SEARCHED
+from study.space import OPTIONS, SEARCHED, SearchSpace
 
 
 def print_plan(plan: Plan, options: Options, console: Console) -> None:
@@ -18,7 +18,7 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
     fitting = max(1, (os.cpu_count() or 1) // options.resources.cpus_per_trial)
     side_by_side = min(fitting, options.resources.concurrent or fitting)
     seconds = plan.estimate_seconds(side_by_side)
-    samples = plan.data.training_size(training.validation_fraction)
+    samples = plan.data.shape.training_size(training.validation_fraction)
     held_out = len(plan.data.train_labels) - samples
     table = Table.grid(padding=(0, 2))
     table.add_row(
@@ -29,6 +29,8 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
         table.add_row("", "published recipe: no validation split, the test split is reported")
     if spec.sampler == "grid":
         table.add_row("trials", f"{plan.trials}, every cell of the grid")
+    elif spec.sampler == "design":
+        table.add_row("trials", f"{plan.trials}, the design points")
     else:
         table.add_row("trials", f"{plan.trials}: {len(plan.points)} design points, then sampler {spec.sampler}")
     table.add_row("replicates", f"{spec.replicates} per trial, {plan.trials * spec.replicates:,} networks")
@@ -37,7 +39,9 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
     )
     table.add_row("rlct", f"{rlct.chains} chains × {rlct.draws} draws per network")
     for name in SEARCHED:
-        table.add_row(name, _in_words(getattr(spec.space, name)))
+        chosen = spec.choices(name)
+        if name not in OPTIONS or chosen != [SearchSpace.model_fields[name].default]:
+            table.add_row(name, _in_words(getattr(spec.space, name) if chosen is None else chosen))
     table.add_row("objectives", ", ".join(f"{direction} {name}" for name, direction in spec.objectives.items()))
     table.add_row("store", str(options.stores.root))
     table.add_row("done already", f"{plan.done} trials")
@@ -53,6 +57,8 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
 
 
 def _in_words(dimension: Any) -> str:
+    if isinstance(dimension, list) and len(dimension) == 1:
+        return _in_words(dimension[0])
     if isinstance(dimension, list):
         return "one of " + ", ".join(
             f"{choice:g}" if isinstance(choice, float) else str(choice) for choice in dimension

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from study.outcome import Outcome, describe_trial, mean_and_error
 from study.plan import Plan
-from trainables.config import TrialConfig
 from trainables.cost import work
+from trainables.trial import TrialConfig
 
 
 class StudyProgress:
@@ -25,7 +25,7 @@ class StudyProgress:
         self._console = console
         self._running: dict[str, tuple[TrialConfig, str]] = {}
         self._done = self._failed = 0
-        self._points_left = {plan.key(point): work(plan.config(point), plan.data) for point in plan.missing}
+        self._points_left = {plan.key(point): work(plan.config(point), plan.data.shape) for point in plan.missing}
         self._to_sample = plan.to_sample
         self._work_of_sampled = [plan.work_per_sampled_trial]
         self._seconds_per_work: list[float] = []
@@ -59,7 +59,7 @@ class StudyProgress:
         self._running[key] = (config, "starting")
         if self._points_left.pop(key, None) is None:
             self._to_sample -= 1
-            self._work_of_sampled.append(work(config, self._plan.data))
+            self._work_of_sampled.append(work(config, self._plan.data.shape))
         self._most_side_by_side = max(self._most_side_by_side, len(self._running))
 
     def advanced(self, key: str, stage: str) -> None:
@@ -69,7 +69,7 @@ class StudyProgress:
     def finished(self, key: str, config: TrialConfig, outcome: Outcome) -> None:
         self._end(key)
         self._done += 1
-        self._seconds_per_work.append(sum(outcome.seconds.values()) / work(config, self._plan.data))
+        self._seconds_per_work.append(sum(outcome.seconds.values()) / work(config, self._plan.data.shape))
         means = mean_and_error(outcome.measurements)
         if outcome.status == "ok":
             self._keep_best(means, describe_trial(config))
@@ -120,7 +120,7 @@ class StudyProgress:
             return "time left: not known yet"
         # What the sampler will choose is like what it chose so far. Trials in flight are half done on the average.
         to_sample = max(0, self._to_sample) * statistics.mean(self._work_of_sampled)
-        in_flight = sum(work(config, self._plan.data) for config, _ in list(self._running.values())) / 2
+        in_flight = sum(work(config, self._plan.data.shape) for config, _ in list(self._running.values())) / 2
         left = sum(list(self._points_left.values())) + to_sample + in_flight
         trials_left = len(self._points_left) + max(0, self._to_sample) + len(self._running)
         # The median keeps out the first trials, which also paid for the workers' imports.

@@ -27,8 +27,10 @@ from study.errors import StudyError, first_line, without_password
 from study.outcome import EstimateOutcome, Outcome, RlctOutcome, describe_trial, mean_and_error
 from study.spec import StudySpec, build_spec, read_study
 from study.stores import Stores
-from trainables.config import PROTOCOL_VERSION, RlctConfig, TrialConfig
+from trainables.config import PROTOCOL_VERSION, RlctConfig
+from trainables.experiment import FINAL_METRICS
 from trainables.rlct import ADVICE
+from trainables.trial import TrialConfig
 
 SPEC_FILE = "spec.yaml"
 # MLflow's own limit for one request.
@@ -194,7 +196,8 @@ class Record:
         """Write a trial's final values, its replicates' runs and its artifacts, and close it."""
         run_id = self._trial_runs[key]
         now = _now()
-        values = mean_and_error({"rlct": outcome.measurements["rlct"]}) | {"seconds": sum(outcome.seconds.values())}
+        values = mean_and_error({name: outcome.measurements[name] for name in FINAL_METRICS})
+        values["seconds"] = sum(outcome.seconds.values())
         values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
         with self._reachable():
             self._client.log_artifacts(run_id, str(artifacts))

@@ -100,7 +100,7 @@ def _open(own: argparse.Namespace) -> _Study:
     return _Study(
         record,
         spec.rlct,
-        data.training_size(spec.training.validation_fraction),
+        data.shape.training_size(spec.training.validation_fraction),
         data,
         digest,
         stores,

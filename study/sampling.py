@@ -7,8 +7,10 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from study.space import IntRange, SearchSpace, WeightRange
+from study.space import OPTIONS, WeightRange
 from study.spec import Point, StudySpec
+from trainables.controls import get_control
+from trainables.targets import target_depths
 
 # Random places that are looked at to learn what a space offers.
 LOOKS = 64
@@ -27,64 +29,77 @@ def make_sampler(spec: StudySpec, trials_before: int) -> BaseSampler:
 
 def suggest_point(
     trial: optuna.trial.BaseTrial,
-    space: SearchSpace,
-    is_grid: bool = False,
+    spec: StudySpec,
     baseline_is_taken: Callable[[int, int], bool] = lambda hidden_layers, width: False,
 ) -> Point:
     """Choose a point: each dimension left open becomes an Optuna parameter of the same name.
 
     A range of aux_weight with a baseline adds the yes/no parameter `self_modeling`, as long as the baseline of that
-    network has not run: a network has only one. `target_depth` is chosen among the layers that the chosen number of
-    layers has, and only where there is something to target.
+    network has not run: a network has only one. What a trial is not, is not chosen: a baseline has no target, a control
+    without prediction no form of one. `target_depth` is chosen among the layers that the network has.
     """
-    hidden_layers = int(_suggest_number(trial, space, "hidden_layers", is_grid))
-    width = int(_suggest_number(trial, space, "width", is_grid))
-    weights = space.aux_weight
-    if isinstance(weights, WeightRange):
+    hidden_layers = int(_suggest_number(trial, spec, "hidden_layers"))
+    width = int(_suggest_number(trial, spec, "width"))
+    control = str(_suggest_category(trial, spec, "control"))
+    described, weights = get_control(control), spec.space.aux_weight
+    if described.strength is None:
+        aux_weight = 0.0
+    elif isinstance(weights, WeightRange) and not spec.is_enumerated:
         offered = weights.baseline and not baseline_is_taken(hidden_layers, width)
         modeling = trial.suggest_categorical("self_modeling", [False, True]) if offered else True
         aux_weight = trial.suggest_float("aux_weight", weights.low, weights.high, log=weights.log) if modeling else 0.0
     else:
-        aux_weight = float(_suggest_number(trial, space, "aux_weight", is_grid))
-    target = _suggest_target(trial, space, hidden_layers) if aux_weight > 0 else hidden_layers
-    return Point(hidden_layers, width, aux_weight, target)
+        aux_weight = float(_suggest_number(trial, spec, "aux_weight"))
+    if not described.needs_targets(aux_weight):
+        return Point(hidden_layers, width, aux_weight, "last", control)
+    target = _suggest_target(trial, spec, hidden_layers)
+    options = {name: _suggest_category(trial, spec, name) for name in OPTIONS} if described.predicts else {}
+    return Point(hidden_layers, width, aux_weight, target, control, **options)
 
 
 def point_as_params(point: Point, spec: StudySpec) -> dict[str, Any]:
     """The Optuna parameters that make `suggest_point` choose this point."""
-    space = spec.space
-    params: dict[str, Any] = {"hidden_layers": point.hidden_layers, "width": point.width}
-    if isinstance(space.aux_weight, WeightRange):
-        params["self_modeling"] = point.aux_weight > 0
-    if point.aux_weight > 0 or not isinstance(space.aux_weight, WeightRange):
-        params["aux_weight"] = point.aux_weight
-    if point.aux_weight > 0:
-        target = (
-            point.hidden_layers if point.target_depth == "last" and space.target_depth == "any" else point.target_depth
-        )
-        params[_target_name(space, point.hidden_layers)] = target
+    control = get_control(point.control)
+    params: dict[str, Any] = {"hidden_layers": point.hidden_layers, "width": point.width, "control": point.control}
+    if control.strength is not None:
+        searched = isinstance(spec.space.aux_weight, WeightRange) and not spec.is_enumerated
+        if searched:
+            params["self_modeling"] = point.aux_weight > 0
+        if point.aux_weight > 0 or not searched:
+            params["aux_weight"] = point.aux_weight
+    if control.needs_targets(point.aux_weight):
+        target = point.target_depth
+        if spec.space.target_depth == "any" and not spec.is_enumerated:
+            (target,) = target_depths(target, spec.layers(point.hidden_layers))
+        params[_target_name(spec, point.hidden_layers)] = target
+        params |= {name: getattr(point, name) for name in OPTIONS}
     return params
 
 
-def _suggest_number(trial: optuna.trial.BaseTrial, space: SearchSpace, name: str, is_grid: bool) -> float:
-    dimension = getattr(space, name)
-    if isinstance(dimension, IntRange):
+def _suggest_number(trial: optuna.trial.BaseTrial, spec: StudySpec, name: str) -> float:
+    choices = spec.choices(name)
+    if choices is None:
+        dimension = getattr(spec.space, name)
         return trial.suggest_int(name, dimension.low, dimension.high, log=dimension.log)
-    choices = space.choices(name)
-    assert choices is not None
-    if not is_grid:
+    if not spec.is_enumerated:
         return float(trial.suggest_categorical(name, choices)) if len(choices) > 1 else float(choices[0])
-    # The cells are enqueued, nothing is drawn: a numeric axis plots better than categories, and may grow later.
+    # The trials are enqueued, nothing is drawn: a numeric axis plots better than categories, and may grow later.
     if name == "aux_weight":
         return trial.suggest_float(name, min(choices), max(choices))
     return trial.suggest_int(name, min(choices), max(choices))
 
 
-def _suggest_target(trial: optuna.trial.BaseTrial, space: SearchSpace, hidden_layers: int) -> int | str:
-    name = _target_name(space, hidden_layers)
-    if space.target_depth == "any":
-        return trial.suggest_int(name, 1, hidden_layers)
-    choices = space.targets_within(hidden_layers)
+def _suggest_category(trial: optuna.trial.BaseTrial, spec: StudySpec, name: str) -> Any:
+    choices = spec.choices(name)
+    assert choices is not None
+    return trial.suggest_categorical(name, choices) if len(choices) > 1 else choices[0]
+
+
+def _suggest_target(trial: optuna.trial.BaseTrial, spec: StudySpec, hidden_layers: int) -> int | str:
+    name = _target_name(spec, hidden_layers)
+    if spec.space.target_depth == "any" and not spec.is_enumerated:
+        return trial.suggest_int(name, 1, len(spec.layers(hidden_layers)))
+    choices = spec.targets_within(hidden_layers)
     if len(choices) == 1:
         return choices[0]
     chosen = trial.suggest_categorical(name, choices)
@@ -92,15 +107,15 @@ def _suggest_target(trial: optuna.trial.BaseTrial, space: SearchSpace, hidden_la
     return chosen
 
 
-def _target_name(space: SearchSpace, hidden_layers: int) -> str:
+def _target_name(spec: StudySpec, hidden_layers: int) -> str:
     """Optuna needs the same choices at every use of a categorical name: one name per number of layers."""
-    return f"target_depth_of_{hidden_layers}" if isinstance(space.target_depth, list) else "target_depth"
+    return f"target_depth_of_{hidden_layers}" if len(spec.choices("target_depth") or ()) > 1 else "target_depth"
 
 
 def random_points(spec: StudySpec) -> list[Point]:
     """LOOKS random places of the space, the same every time."""
     study = optuna.create_study(sampler=RandomSampler(seed=spec.seed))
-    return [suggest_point(study.ask(), spec.space) for _ in range(LOOKS)]
+    return [suggest_point(study.ask(), spec) for _ in range(LOOKS)]
 
 
 def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
@@ -109,6 +124,6 @@ def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
     found: dict[str, BaseDistribution] = {}
     for _ in range(LOOKS):
         trial = study.ask()
-        suggest_point(trial, spec.space, is_grid=spec.sampler == "grid")
+        suggest_point(trial, spec)
         found |= trial.distributions
     return found

@@ -62,7 +62,7 @@ class StudySearch(OptunaSearch):
 
     def _suggest_new(self, trial_id: str) -> dict[str, Any] | str:
         for known in range(KNOWN_IN_A_ROW):
-            if not self._points and self._spec.sampler == "grid":
+            if not self._points and self._spec.is_enumerated:
                 break
             if known == KNOWN_BEFORE_RANDOM and not self._points and not self._draw_from_what_is_left():
                 break
@@ -74,7 +74,7 @@ class StudySearch(OptunaSearch):
             if suggestion["key"] not in self._taken:
                 self._taken.add(suggestion["key"])
                 ot_trial.set_user_attr("trial_key", suggestion["key"])
-                for name in ("aux_weight", "target_depths"):
+                for name in ("aux_weight", "target_depths", "control"):
                     ot_trial.set_user_attr(name, suggestion[name])
                 return suggestion
             ot_trial.set_user_attr("status_detail", f"duplicate of {suggestion['key']}")
@@ -129,11 +129,11 @@ class StudySearch(OptunaSearch):
             self._ot_study.tell(ot_trial, state=TrialState.FAIL)
 
     def _baseline_is_taken(self, hidden_layers: int, width: int) -> bool:
-        baseline = Point(hidden_layers, width, 0.0, hidden_layers)
+        baseline = Point(hidden_layers, width, 0.0, "last")
         return self._spec.trial_key(baseline, self._data_digest) in self._taken
 
     def _suggest_trial(self, trial: optuna.Trial) -> dict[str, Any]:
-        point = suggest_point(trial, self._spec.space, self._spec.sampler == "grid", self._baseline_is_taken)
+        point = suggest_point(trial, self._spec, self._baseline_is_taken)
         config = self._spec.trial_config(point)
         assert config is not None, "the space offers only targets that the network has"
         return {
@@ -141,6 +141,7 @@ class StudySearch(OptunaSearch):
             "key": config.key(self._data_digest),
             "aux_weight": config.self_model.aux_weight,
             "target_depths": list(config.self_model.target_depths),
+            "control": config.self_model.control,
         }
 
 

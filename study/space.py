@@ -1,13 +1,18 @@
-"""The search space: four dimensions, each one value, a list of choices, or a range."""
+"""The search space: dimensions that are each one value, a list of choices, or a range."""
 
+import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from trainables.config import Section
+from trainables.config import HeadKind, Section, TargetForm, UnitWeighting
+from trainables.controls import get_control
 
-SEARCHED = ("hidden_layers", "width", "aux_weight", "target_depth")
+# How a prediction is made: dimensions that mean nothing for a network that predicts nothing.
+OPTIONS = ("detach_targets", "target_form", "unit_weighting", "head")
+SEARCHED = ("hidden_layers", "width", "control", "aux_weight", "target_depth", *OPTIONS)
+LAYER_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 class WeightRange(Section):
@@ -29,7 +34,7 @@ class WeightRange(Section):
 class IntRange(Section):
     """A range of whole numbers, both ends included."""
 
-    low: int = Field(ge=1, description="Smallest value.")
+    low: int = Field(ge=0, description="Smallest value.")
     high: int = Field(ge=1, description="Largest value.")
     log: bool = Field(False, description="Search on a logarithmic scale.")
 
@@ -45,18 +50,21 @@ def _check_ordered(low: float, high: float) -> None:
 
 
 def _parse_target(target: int | str) -> int | str:
-    """Accept 2, "2", "1+3", "last", "all", "any"; give back the shortest form."""
+    """Accept 2, "2", "1+3", "hidden2", "last", "all", "any"; give back the shortest form."""
     if target in ("last", "all", "any"):
         return target
-    parts = str(target).split("+")
-    if not all(part.strip().isdigit() and int(part) >= 1 for part in parts):
+    parts = [part.strip() for part in str(target).split("+")]
+    depths = {int(part) for part in parts if part.isdigit()}
+    names = {part for part in parts if LAYER_NAME.fullmatch(part)}
+    if 0 in depths or len(depths) + len(names) < len(set(parts)) or names & {"last", "all", "any"}:
         raise PydanticCustomError(
             "target_depth",
-            "not a target: give a depth from 1 (2), several together ('1+2'), 'last', 'all' or 'any' (the search "
-            "chooses one layer)",
+            "not a target: give a depth from 1 (2) or a layer's name (hidden2), several together ('1+2'), 'last', "
+            "'all' or 'any' (the search chooses one layer)",
         )
-    depths = sorted({int(part) for part in parts})
-    return depths[0] if len(depths) == 1 else "+".join(map(str, depths))
+    if len(depths) == 1 and not names:
+        return depths.pop()
+    return "+".join([*map(str, sorted(depths)), *sorted(names)])
 
 
 def _distinct(choices: list[Any]) -> list[Any]:
@@ -65,7 +73,13 @@ def _distinct(choices: list[Any]) -> list[Any]:
     return choices
 
 
+def _known_control(name: str) -> str:
+    return get_control(name).name
+
+
 Target = Annotated[int | str, AfterValidator(_parse_target)]
+ControlName = Annotated[str, AfterValidator(_known_control)]
+Depth = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 _T = TypeVar("_T")
@@ -75,16 +89,35 @@ Choices = Annotated[list[_T], Field(min_length=1), AfterValidator(_distinct)]
 class SearchSpace(Section):
     """What differs between the trials. A scalar is fixed, a list is a choice, a mapping low/high is a range."""
 
-    hidden_layers: Count | Choices[Count] | IntRange = Field(1, description="Number of hidden layers.")
-    width: Count | Choices[Count] | IntRange = Field(64, description="Units of every hidden layer.")
+    hidden_layers: Depth | Choices[Depth] | IntRange = Field(
+        1, description="Hidden layers, blocks or stages of the architecture."
+    )
+    width: Count | Choices[Count] | IntRange = Field(
+        64, description="Units of every hidden layer; of convnet, channels of the first one."
+    )
+    control: ControlName | Choices[ControlName] = Field(
+        "none", description="What stands in the place of self-modeling; 'none' is self-modeling."
+    )
     aux_weight: Weight | Choices[Weight] | WeightRange = Field(
         default=[0.0, 1.0, 5.0, 10.0, 20.0, 50.0],
-        description="Weight of the self-modeling loss; 0 is the baseline.",
+        description="Weight of the self-modeling loss, or strength of the control; 0 is the baseline.",
     )
     target_depth: Target | Choices[Target] = Field(
         "last",
-        description="Target layers: a depth from 1, several together ('1+2'), 'last', 'all', or 'any' (the search "
-        "chooses one layer of those the network has).",
+        description="Target layers: a depth from 1 or a layer's name, several together ('1+2'), 'last', 'all', or "
+        "'any' (the search chooses one layer of those the network has).",
+    )
+    detach_targets: bool | Choices[bool] = Field(
+        True, description="Treat target activations as constants (as published); false lets gradients flow through."
+    )
+    target_form: TargetForm | Choices[TargetForm] = Field(
+        "raw", description="What is predicted of an activation: 'raw' (as published), 'standardized' or 'sign'."
+    )
+    unit_weighting: UnitWeighting | Choices[UnitWeighting] = Field(
+        "mean", description="Squared errors of the target units: 'mean' (as published) or 'sum'."
+    )
+    head: HeadKind | Choices[HeadKind] = Field(
+        "widened", description="Rows of the final layer predict ('widened', as published), or a 'separate' head."
     )
 
     @model_validator(mode="after")
@@ -101,14 +134,12 @@ class SearchSpace(Section):
         return value if isinstance(value, list) else [value]
 
     def values(self, name: str) -> list[Any]:
-        """Every value of a dimension that has finitely many."""
+        """Every value of a dimension that is listed, or a range of whole numbers."""
         value = getattr(self, name)
         if isinstance(value, IntRange):
             return list(range(value.low, value.high + 1))
-        if value == "any":
-            return list(range(1, self.largest_depth + 1))
         choices = self.choices(name)
-        assert choices is not None, f"{name} is a range of real numbers"
+        assert choices is not None, f"the values of {name} cannot be listed"
         return choices
 
     def contains(self, name: str, value: Any) -> bool:
@@ -119,49 +150,22 @@ class SearchSpace(Section):
         if isinstance(dimension, IntRange):
             return bool(dimension.low <= value <= dimension.high)
         if dimension == "any":
-            return isinstance(value, int) or value == "last"
+            return "+" not in str(value) and value != "all"
         return value in (self.choices(name) or ())
-
-    def targets_within(self, hidden_layers: int) -> list[int | str]:
-        """The choices of target_depth that a network of that many hidden layers has."""
-        targets = self.choices("target_depth") or []
-        return [target for target in targets if max(target_depths(target, hidden_layers)) <= hidden_layers]
-
-    @property
-    def smallest_depth(self) -> int:
-        """Hidden layers of the shallowest network of the space."""
-        if isinstance(self.hidden_layers, IntRange):
-            return self.hidden_layers.low
-        return int(min(self.choices("hidden_layers") or ()))
-
-    @property
-    def largest_depth(self) -> int:
-        """Hidden layers of the deepest network of the space."""
-        if isinstance(self.hidden_layers, IntRange):
-            return self.hidden_layers.high
-        return int(max(self.choices("hidden_layers") or ()))
-
-
-def target_depths(target: int | str, hidden_layers: int) -> tuple[int, ...]:
-    """The depths that a target means in a network of that many hidden layers; one may lie beyond them."""
-    match target:
-        case "last":
-            return (hidden_layers,)
-        case "all":
-            return tuple(range(1, hidden_layers + 1))
-        case int():
-            return (target,)
-        case str():
-            return tuple(int(depth) for depth in target.split("+"))
 
 
 class DesignPoints(Section):
     """Points to run before the search: every combination of the given values, one for a field left out."""
 
-    hidden_layers: Count | Choices[Count] | None = Field(None, description="Number of hidden layers.")
+    hidden_layers: Depth | Choices[Depth] | None = Field(None, description="Hidden layers, blocks or stages.")
     width: Count | Choices[Count] | None = Field(None, description="Units of every hidden layer.")
-    aux_weight: Weight | Choices[Weight] | None = Field(None, description="Weight of the self-modeling loss.")
+    control: ControlName | Choices[ControlName] | None = Field(None, description="What replaces self-modeling.")
+    aux_weight: Weight | Choices[Weight] | None = Field(None, description="Weight of the loss, or strength.")
     target_depth: Target | Choices[Target] | None = Field(None, description="Target layers.")
+    detach_targets: bool | Choices[bool] | None = Field(None, description="Targets are constants.")
+    target_form: TargetForm | Choices[TargetForm] | None = Field(None, description="raw, standardized or sign.")
+    unit_weighting: UnitWeighting | Choices[UnitWeighting] | None = Field(None, description="mean or sum.")
+    head: HeadKind | Choices[HeadKind] | None = Field(None, description="widened or separate.")
 
     @model_validator(mode="after")
     def _targets_are_definite(self) -> Self:
@@ -170,4 +174,6 @@ class DesignPoints(Section):
         return self
 
 
-SamplerName = Literal["tpe", "nsga2", "random", "grid"]
+SamplerName = Literal["tpe", "nsga2", "random", "grid", "design"]
+# With these nothing is sampled: the trials are listed.
+ENUMERATED: tuple[SamplerName, ...] = ("grid", "design")

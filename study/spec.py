@@ -13,14 +13,17 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from study.errors import StudyError
 from study.explain import explain_errors
-from study.space import SEARCHED, DesignPoints, SamplerName, SearchSpace, WeightRange, target_depths
-from trainables.config import NetworkConfig, RlctConfig, Section, SelfModelConfig, TrainingConfig, TrialConfig
-from trainables.networks import get_architecture
-from trainables.tasks import TASKS, TaskData, get_task
+from study.space import ENUMERATED, OPTIONS, SEARCHED, DesignPoints, SamplerName, SearchSpace, WeightRange
+from trainables.config import NetworkConfig, ObserverConfig, RlctConfig, Section, SelfModelConfig, TrainingConfig
+from trainables.controls import get_control
+from trainables.networks import Layer, get_architecture, layers_of
+from trainables.targets import has_target, in_words, target_depths
+from trainables.tasks import TASKS, DataShape, get_task
+from trainables.trial import TrialConfig
 
 Direction = Literal["maximize", "minimize"]
 # Measures that a search may steer by. The test split is not among them, and never will be.
-ObjectiveName = Literal["val_accuracy", "train_loss", "weight_std", "rlct"]
+ObjectiveName = Literal["val_accuracy", "train_loss", "weight_std", "rlct", "observer_r2", "observer_agreement"]
 # A space of more places than this counts as endless.
 MOST_PLACES = 5000
 
@@ -32,6 +35,11 @@ class Point(NamedTuple):
     width: int
     aux_weight: float
     target_depth: int | str
+    control: str = "none"
+    detach_targets: bool = True
+    target_form: str = "raw"
+    unit_weighting: str = "mean"
+    head: str = "widened"
 
 
 class StudySpec(Section):
@@ -43,7 +51,7 @@ class StudySpec(Section):
     )
     question: str = Field("", description="The question that the study asks.")
     task: str = Field(description="Data set, with its recipe.")
-    architecture: str = Field("mlp", description="Architecture of the networks.")
+    architecture: str = Field(description="Architecture of the networks (default: the task's recipe).")
     replicates: int = Field(5, ge=1, le=1000, description="Networks per trial, each with a seed of its own.")
     seed: int = Field(0, ge=0, description="First replicate's seed; the next ones count on from it.")
     split_seed: int = Field(0, ge=0, description="Seed of the validation split, the same for all trials.")
@@ -51,7 +59,9 @@ class StudySpec(Section):
         None, ge=1, description="Number of trials, design points included. A grid has as many as it has cells."
     )
     sampler: SamplerName = Field(
-        "tpe", description="How trials after the design points are chosen; 'grid' runs every cell of the space."
+        "tpe",
+        description="How trials after the design points are chosen; 'grid' runs every cell of the space, 'design' "
+        "the design points alone.",
     )
     space: SearchSpace = Field(default_factory=SearchSpace, description="What differs between the trials.")
     design: list[DesignPoints] = Field(default_factory=list, description="Points that are run before the search.")
@@ -60,21 +70,25 @@ class StudySpec(Section):
         min_length=1,
         description="What the search looks at, and which way is better.",
     )
-    detach_targets: bool = Field(
-        True, description="Treat target activations as constants (as published); false lets gradients flow through."
-    )
     training: TrainingConfig = Field(description="Training. Fields left out are the task's recipe.")
     rlct: RlctConfig = Field(description="Estimation of the rlct. Fields left out are the task's recipe.")
+    observer: ObserverConfig = Field(
+        default_factory=ObserverConfig, description="The network that learns to predict each trained one."
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _complete_from_recipe(cls, raw: Any) -> Any:
-        """Fields of training and rlct that are left out are the task's recipe."""
+        """Fields that are left out are the task's recipe: architecture and its sizes, targets, training and rlct."""
         if not isinstance(raw, dict):
             return raw
         # An unknown task is reported by its own validator, and alone.
         recipe = TASKS.get(str(raw.get("task")), TASKS["mnist"]).recipe
         completed = dict(raw)
+        completed.setdefault("architecture", recipe.network.architecture)
+        if completed["architecture"] == recipe.network.architecture and isinstance(raw.get("space", {}), dict):
+            published = recipe.network.model_dump(include={"hidden_layers", "width"})
+            completed["space"] = published | {"target_depth": recipe.target_depth} | raw.get("space", {})
         for section, defaults in (("training", recipe.training), ("rlct", recipe.rlct)):
             given = raw.get(section, {})
             if isinstance(given, dict):
@@ -98,15 +112,23 @@ class StudySpec(Section):
                 "objectives: val_accuracy needs a validation split, and training.validation_fraction is 0 (the "
                 "published recipe). Set it above 0, or leave val_accuracy out: a search must not look at the test split"
             )
+        unobserved = [name for name in self.objectives if name.startswith("observer_")]
+        if unobserved and self.observer.epochs == 0:
+            raise ValueError(f"objectives: {unobserved[0]} needs an observer, and observer.epochs is 0. Set it above 0")
         if self.sampler == "grid":
             self._check_grid()
+        if self.is_enumerated:
+            if self.trials is not None:
+                raise ValueError(f"trials: sampler {self.sampler!r} runs what is listed; leave trials out")
         elif self.trials is None:
             raise ValueError(f"trials: sampler {self.sampler!r} needs a number of trials, e.g. 30")
         self._check_targets()
+        if not self.is_enumerated:
+            self._check_search()
         points = list(self.points())
         if self.trials is not None and self.trials < len(points):
             raise ValueError(f"trials: {self.trials} is less than the {len(points)} design points")
-        places = self.places()
+        places = None if self.is_enumerated else self.places()
         if self.trials is not None and places is not None and self.trials > len(places):
             raise ValueError(
                 f"trials: {self.trials} is more than the {len(places)} different trials of the space. Lower it, widen "
@@ -118,44 +140,81 @@ class StudySpec(Section):
         for name in SEARCHED:
             if self.space.choices(name) is None:
                 raise ValueError(f"space.{name}: a grid needs values, not a range: give a list, or another sampler")
-        if self.trials is not None:
-            raise ValueError("trials: a grid runs every cell; leave trials out, or choose another sampler")
         if self.design:
             raise ValueError("design: a grid's cells are its design points; leave design out")
 
     def _check_targets(self) -> None:
-        deepest = self.space.largest_depth
-        for target in self.space.choices("target_depth") or ():
-            if max(target_depths(target, 1)) > deepest:
+        """Every target is a layer of some network of the study."""
+        networks = [self.layers(depth) for depth in self.values("hidden_layers")]
+        deepest = max(networks, key=len)
+        for target in self.choices("target_depth") or ():
+            if not any(has_target(target, layers) for layers in networks):
                 raise ValueError(
-                    f"space.target_depth: {target!r} lies beyond the deepest network of the study, which has {deepest} "
-                    f"hidden layer(s); depths count from 1, the layer nearest the input"
+                    f"space.target_depth: no network of the study has {target!r}; the deepest has the layers "
+                    f"{in_words(deepest)}"
                 )
-        shallowest = self.space.smallest_depth
-        if self.sampler != "grid" and self.space.target_depth != "any" and not self.space.targets_within(shallowest):
-            raise ValueError(
-                f"space.target_depth: the search may choose {shallowest} hidden layer(s), and no target lies within "
-                "them. Raise the lower end of space.hidden_layers, or let target_depth be 'any' or 'last'"
-            )
 
-    def check_against(self, data: TaskData) -> None:
-        """Find what only the data can contradict.
+    def _check_search(self) -> None:
+        """Whatever the sampler chooses is a network, a target and a strength that exist."""
+        for depth in self.space.values("hidden_layers"):
+            for width in self.space.values("width"):
+                layers_of(self._network(depth, width), get_task(self.task).shape.inputs)
+            if self.space.target_depth != "any" and not self.targets_within(depth):
+                raise ValueError(
+                    f"space.target_depth: the search may choose {depth} hidden layer(s), and no target lies within the "
+                    f"layers {in_words(self.layers(depth))}. Raise the lower end of space.hidden_layers, or let "
+                    "target_depth be 'any' or 'last'"
+                )
+        weights = self.space.aux_weight
+        highest = weights.high if isinstance(weights, WeightRange) else max(self.space.choices("aux_weight") or ())
+        for control in self.space.choices("control") or ():
+            if get_control(control).strength is not None and highest > 0:
+                self._self_model(Point(0, 0, highest, "last", control), (1,))
+
+    def check_against(self, shape: DataShape) -> None:
+        """Find what only the sizes of the data can contradict.
 
         Raises:
             StudyError: a split or a batch that the data is too small for.
         """
         fraction = self.training.validation_fraction
-        samples = data.training_size(fraction)
-        held_out = len(data.train_labels) - samples
-        if fraction > 0 and held_out < data.classes:
+        samples = shape.training_size(fraction)
+        held_out = shape.train_samples - samples
+        if fraction > 0 and held_out < shape.classes:
             raise StudyError(
-                f"training.validation_fraction: {fraction} of {len(data.train_labels)} training samples holds out "
-                f"{held_out}, fewer than the {data.classes} classes. Raise it, or set it to 0."
+                f"training.validation_fraction: {fraction} of {shape.train_samples} training samples holds out "
+                f"{held_out}, fewer than the {shape.classes} classes. Raise it, or set it to 0."
             )
         if self.rlct.batch_size > samples:
             raise StudyError(
                 f"rlct.batch_size: {self.rlct.batch_size} is more than the {samples} training samples. Lower it."
             )
+
+    @property
+    def is_enumerated(self) -> bool:
+        """Whether the trials are listed, and no sampler chooses any."""
+        return self.sampler in ENUMERATED
+
+    def layers(self, hidden_layers: int) -> tuple[Layer, ...]:
+        """The layers of the study's networks of that size in depth; those of all widths have the same names."""
+        width = min(self.values("width"))
+        return layers_of(self._network(hidden_layers, width), get_task(self.task).shape.inputs)
+
+    def targets_within(self, hidden_layers: int) -> list[int | str]:
+        """The choices of target_depth that a network of that size in depth has."""
+        layers = self.layers(hidden_layers)
+        return [target for target in self.choices("target_depth") or [] if has_target(target, layers)]
+
+    def choices(self, name: str) -> list[Any] | None:
+        """The finite choices of a dimension: of the design's blocks where they are all there is, else of the space."""
+        if self.sampler != "design":
+            return self.space.choices(name)
+        of_blocks = [self._given(block, name) for block in self.design]
+        return list(dict.fromkeys(value for values in of_blocks for value in values)) or self.space.choices(name)
+
+    def values(self, name: str) -> list[Any]:
+        """Every value of a dimension that is listed, or a range of whole numbers."""
+        return self.choices(name) or self.space.values(name)
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -183,63 +242,93 @@ class StudySpec(Section):
         """Every different trial of the space; None if there are more than MOST_PLACES, or a range of weights."""
         if isinstance(self.space.aux_weight, WeightRange):
             return None
-        dimensions = [self.space.values(name) for name in SEARCHED]
+        if self.space.target_depth == "any":
+            targets = list(range(1, max(len(self.layers(depth)) for depth in self.values("hidden_layers")) + 1))
+        else:
+            targets = self.values("target_depth")
+        dimensions = [targets if name == "target_depth" else self.values(name) for name in SEARCHED]
         if math.prod(map(len, dimensions)) > MOST_PLACES:
             return None
         different: dict[TrialConfig, Point] = {}
         for values in product(*dimensions):
-            config = self.trial_config(Point(*values))
+            point = Point(**dict(zip(SEARCHED, values, strict=True)))
+            config = self.trial_config(point)
             if config is not None:
-                different.setdefault(config, Point(*values))
+                different.setdefault(config, point)
         return list(different.values())
 
     def _cells(self) -> Iterator[Point]:
         for values in product(*(self.space.choices(name) or () for name in SEARCHED)):
-            yield Point(*values)
+            yield Point(**dict(zip(SEARCHED, values, strict=True)))
 
     def _design_points(self) -> Iterator[Point]:
         for number, block in enumerate(self.design):
             values = [self._design_values(number, block, name) for name in SEARCHED]
             for combination in product(*values):
-                point = Point(*combination)
+                point = Point(**dict(zip(SEARCHED, combination, strict=True)))
                 if self.trial_config(point) is None:
                     raise ValueError(
-                        f"design[{number}].target_depth: {point.target_depth!r} lies beyond the "
-                        f"{point.hidden_layers} hidden layer(s) of that point"
+                        f"design[{number}].target_depth: that point's network has no {point.target_depth!r}; it has "
+                        f"the layers {in_words(self.layers(point.hidden_layers))}"
                     )
                 yield point
 
-    def _design_values(self, number: int, block: DesignPoints, name: str) -> list[Any]:
+    def _given(self, block: DesignPoints, name: str) -> list[Any]:
+        """The values of a block, or the space's one value."""
         given = getattr(block, name)
         if given is None:
             fixed = self.space.choices(name) or []
-            if len(fixed) != 1:
-                raise ValueError(f"design[{number}].{name}: missing, and space.{name} leaves it open. Give a value")
-            return fixed
-        values = given if isinstance(given, list) else [given]
+            return fixed if len(fixed) == 1 else []
+        return given if isinstance(given, list) else [given]
+
+    def _design_values(self, number: int, block: DesignPoints, name: str) -> list[Any]:
+        values = self._given(block, name)
+        if not values:
+            raise ValueError(f"design[{number}].{name}: missing, and space.{name} leaves it open. Give a value")
         for value in values:
-            if not self.space.contains(name, value):
+            # Where nothing is searched, the design says where the study goes.
+            if self.sampler != "design" and not self.space.contains(name, value):
                 raise ValueError(f"design[{number}].{name}: {value!r} lies outside space.{name}. Widen the space")
         return values
 
     def trial_config(self, point: Point) -> TrialConfig | None:
-        """The trial at a point; None where the target lies beyond the network's layers."""
-        depths = target_depths(point.target_depth, point.hidden_layers) if point.aux_weight > 0 else ()
-        if depths and max(depths) > point.hidden_layers:
-            return None
+        """The trial at a point; None where the network does not have the target.
+
+        A control whose strength is 0 is the baseline, and one that has no strength is itself at any weight.
+
+        Raises:
+            ConfigError: there is no such network, or the control does not take that strength.
+        """
+        layers = self.layers(point.hidden_layers)
+        if not has_target(point.target_depth, layers):
+            if get_control(point.control).needs_targets(point.aux_weight):
+                return None
+            point = point._replace(target_depth="last")
         return TrialConfig(
             task=self.task,
-            network=NetworkConfig(
-                architecture=self.architecture, hidden_layers=point.hidden_layers, width=point.width
-            ),
-            self_model=SelfModelConfig(
-                aux_weight=point.aux_weight, target_depths=depths, detach_targets=self.detach_targets
-            ),
+            network=self._network(point.hidden_layers, point.width),
+            self_model=self._self_model(point, target_depths(point.target_depth, layers)),
             training=self.training,
             rlct=self.rlct,
+            observer=self.observer,
             seeds=self.seeds,
             split_seed=self.split_seed,
-        )  # fmt: skip
+        )
+
+    def _network(self, hidden_layers: int, width: int) -> NetworkConfig:
+        return NetworkConfig(architecture=self.architecture, hidden_layers=hidden_layers, width=width)
+
+    def _self_model(self, point: Point, depths: tuple[int, ...]) -> SelfModelConfig:
+        control = get_control(point.control)
+        weight = 0.0 if control.strength is None else point.aux_weight
+        if control.strength is not None and weight == 0:
+            control = get_control("none")
+        targets = depths if control.needs_targets(weight) else ()
+        # Where nothing is predicted, how it would be makes no difference.
+        options = {name: getattr(point, name) for name in OPTIONS} if targets and control.predicts else {}
+        config = SelfModelConfig(aux_weight=weight, target_depths=targets, control=control.name, **options)
+        control.check(config)
+        return config
 
     def trial_key(self, point: Point, data_digest: str) -> str:
         """The key of the trial at a point that the networks have."""
@@ -248,11 +337,10 @@ class StudySpec(Section):
         return config.key(data_digest)
 
 
-def named_studies() -> dict[str, str]:
-    """Names of the studies that come with the project, with their questions."""
+def named_studies() -> list[str]:
+    """Names of the studies that come with the project."""
     folder = resources.files("study") / "studies"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".yaml"): yaml.safe_load(f.read_text())["question"] for f in files}
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
 def read_study(name_or_file: str) -> dict[str, Any]:

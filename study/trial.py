@@ -18,10 +18,11 @@ from ray.tune import Checkpoint
 from study.outcome import EstimateOutcome, Outcome, RlctOutcome
 from trainables.checkpoint import FILE_NAME as WEIGHTS_FILE
 from trainables.checkpoint import load_checkpoint, save_checkpoint
-from trainables.config import RlctConfig, TrialConfig
+from trainables.config import RlctConfig
 from trainables.experiment import ExperimentResult, estimate_rlct_again, run_experiment
 from trainables.rlct import RlctEstimate
 from trainables.tasks import TaskData
+from trainables.trial import TrialConfig
 
 # Seconds between two reports: a worker stands still until the driver has taken one.
 REPORT_INTERVAL = 4.0
@@ -63,7 +64,7 @@ def estimate_again(
 
 def write_files(folder: Path, result: ExperimentResult, outcome: Outcome, data: TaskData, data_digest: str) -> None:
     """Write what the record keeps of a trial: weights, every epoch, every draw of the rlct sampler."""
-    save_checkpoint(folder, result.network, result.config, data_digest, data.features, data.classes)
+    save_checkpoint(folder, result.network, result.config, data_digest, data.shape.inputs)
     history_table(result).to_parquet(folder / HISTORY_FILE, index=False)
     trace_table(result.rlct).to_parquet(folder / TRACE_FILE, index=False)
     (folder / OUTCOME_FILE).write_text(outcome.to_json())

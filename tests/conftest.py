@@ -27,6 +27,18 @@ def mnist() -> TaskData:
     return load_task("mnist", Path(root) if root else None)
 
 
+@pytest.fixture(scope="session")
+def cifar10() -> TaskData:
+    """Real CIFAR-10 from SELF_MODELING_DATA, or downloaded to ./data."""
+    return load_task("cifar10", Path(os.environ.get("SELF_MODELING_DATA") or "data"))
+
+
+@pytest.fixture(scope="session")
+def imdb() -> TaskData:
+    """The real IMDB reviews from SELF_MODELING_DATA, or downloaded to ./data."""
+    return load_task("imdb", Path(os.environ.get("SELF_MODELING_DATA") or "data"))
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that nobody listens at: no download can succeed, with or without a network."""
@@ -40,20 +52,22 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_trial(
     *,
     aux_weight: float = 0.0,
-    target_depths: tuple[int, ...] | None = None,
     seeds: tuple[int, ...] = (0, 1),
     hidden_layers: int = 1,
     width: int = 8,
+    self_model: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     rlct: dict[str, Any] | None = None,
+    observer: dict[str, Any] | None = None,
 ) -> TrialConfig:
     """A trial on digits that takes well under a second."""
     return TrialConfig.from_recipe(
         "digits",
         aux_weight=aux_weight,
-        target_depths=target_depths,
         seeds=seeds,
         network={"hidden_layers": hidden_layers, "width": width},
+        self_model=self_model,
         training={"epochs": 2} | (training or {}),
         rlct={"draws": 8, "chains": 2, "batch_size": 32} | (rlct or {}),
+        observer={"epochs": 1, "width": 8} | (observer or {}),
     )

@@ -8,20 +8,21 @@ Usable alone, in a notebook or on a machine without Ray, MLflow and Optuna::
     result = run_experiment(TrialConfig.from_recipe("digits", aux_weight=5.0, seeds=(0, 1)), data)
     result.measurements["val_accuracy"]  # one value per replicate
 
-Reading order: config, experiment, tasks, networks, self_model, training, complexity, rlct.
+Reading order: experiment, trial, config, tasks, networks, self_model, controls, training, measures, rlct, observer.
 """
 
 from trainables.config import (
     PROTOCOL_VERSION,
     NetworkConfig,
+    ObserverConfig,
     RlctConfig,
     SelfModelConfig,
     TrainingConfig,
-    TrialConfig,
 )
 from trainables.errors import CheckpointError, CheckpointMismatchError, ConfigError, DataError
 from trainables.experiment import ExperimentResult, estimate_rlct_again, run_experiment
 from trainables.tasks import TASKS, load_task
+from trainables.trial import TrialConfig
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -32,6 +33,7 @@ __all__ = [
     "DataError",
     "ExperimentResult",
     "NetworkConfig",
+    "ObserverConfig",
     "RlctConfig",
     "SelfModelConfig",
     "TrainingConfig",

@@ -8,10 +8,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from trainables.code import code_digest
-from trainables.config import PROTOCOL_VERSION, TrialConfig
+from trainables.config import PROTOCOL_VERSION
+from trainables.controls import get_control
 from trainables.errors import CheckpointError, CheckpointMismatchError
-from trainables.networks import ReplicatedNetwork, get_architecture, layers_of
+from trainables.networks import Head, ReplicatedNetwork, get_architecture
 from trainables.self_model import SelfModel
+from trainables.tasks.base import InputSpec
+from trainables.trial import TrialConfig
 
 FILE_NAME = "weights.safetensors"
 
@@ -23,7 +26,6 @@ class Checkpoint:
     config: TrialConfig
     network: ReplicatedNetwork  # with the self-model's rows
     data_digest: str
-    classes: int
 
     @property
     def trial_key(self) -> str:
@@ -32,7 +34,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, network: ReplicatedNetwork, config: TrialConfig, data_digest: str, features: int, classes: int
+    folder: Path, network: ReplicatedNetwork, config: TrialConfig, data_digest: str, inputs: InputSpec
 ) -> Path:
     """Write the weights, with configuration and digests in the file's metadata; give back the file's path."""
     path = folder / FILE_NAME
@@ -42,8 +44,8 @@ def save_checkpoint(
         "data_digest": data_digest,
         "code_digest": code_digest(network),
         "protocol_version": str(PROTOCOL_VERSION),
-        "features": str(features),
-        "classes": str(classes),
+        "inputs": json.dumps({"shape": inputs.shape, "vocabulary": inputs.vocabulary}),
+        "classes": str(network.classes),
     }
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path, metadata)
     return path
@@ -64,10 +66,10 @@ def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
             # Another version's configuration may have other fields: look no further.
             raise _mismatch(path, [("protocol version", metadata["protocol_version"], str(PROTOCOL_VERSION))])
         config = TrialConfig(**json.loads(metadata["config"]))
-        features, classes = int(metadata["features"]), int(metadata["classes"])
-        self_model = SelfModel(config.self_model, layers_of(config.network), classes)
+        sample = json.loads(metadata["inputs"])
+        inputs = InputSpec(tuple(sample["shape"]), sample["vocabulary"])
         network = get_architecture(config.network.architecture).build(
-            config.network, features, self_model.head_rows, config.seeds
+            config.network, inputs, _head(config, int(metadata["classes"])), config.seeds
         )
         compared = [
             ("code of the network", metadata["code_digest"], code_digest(network)),
@@ -78,7 +80,7 @@ def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
         if differing:
             raise _mismatch(path, differing)
         network.load_state_dict(weights)
-        return Checkpoint(config, network, metadata["data_digest"], classes)
+        return Checkpoint(config, network.eval(), metadata["data_digest"])
     except CheckpointMismatchError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
@@ -86,6 +88,11 @@ def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
             f"{path} is not a readable checkpoint of this project: {error}. Copy it again from where it was kept, or "
             "train the trial again."
         ) from error
+
+
+def _head(config: TrialConfig, classes: int) -> Head:
+    predicts = get_control(config.self_model.control).predicts
+    return SelfModel(config.self_model, config.layers).head(classes) if predicts else Head(classes)
 
 
 def _mismatch(path: Path, differing: list[tuple[str, str, str]]) -> CheckpointMismatchError:

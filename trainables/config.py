@@ -1,4 +1,4 @@
-"""What one trial is: every setting that can change its result, and the key made from them.
+"""The sections of a trial's configuration.
 
 The models here are the single description of a trial. Their field texts are the command line's help, their
 validators its error messages, and their canonical JSON is what the trial key hashes.
@@ -12,9 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 # Raise it whenever a change of code changes the numbers that an unchanged configuration gives:
 # the trial keys change with it, and no older result is taken for a newer one.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 # Split R-hat halves each chain, and a half needs two draws to have a variance.
 FEWEST_KEPT_DRAWS = 4
+
+TargetForm = Literal["raw", "standardized", "sign"]
+UnitWeighting = Literal["mean", "sum"]
+HeadKind = Literal["widened", "separate"]
 
 
 class Section(BaseModel):
@@ -27,23 +31,47 @@ class NetworkConfig(Section):
     """The network of a trial."""
 
     architecture: str = Field("mlp", description="Architecture of the network.")
-    hidden_layers: int = Field(1, ge=1, le=64, description="Number of hidden layers.")
-    width: int = Field(64, ge=1, le=65536, description="Units of every hidden layer.")
+    hidden_layers: int = Field(
+        1, ge=0, le=64, description="Size of the network in depth: hidden layers, blocks or stages of its architecture."
+    )
+    width: int = Field(
+        64, ge=1, le=65536, description="Units of every hidden layer; of convnet, channels of the first one."
+    )
 
 
 class SelfModelConfig(Section):
-    """The auxiliary task of a trial."""
+    """The auxiliary task of a trial: self-modeling, or a control in its place."""
 
-    aux_weight: float = Field(0.0, ge=0, description="Weight of the self-modeling loss; 0 is the baseline.")
+    aux_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the self-modeling loss, or strength of the control; 0 is the baseline.",
+    )
     target_depths: tuple[int, ...] = Field(
         (),
         description="Depths of the target layers, counted from the input, from 1. "
-        "Empty exactly for the baseline, which has no extra outputs.",
+        "Empty for the baseline, which has no extra outputs.",
     )
+    control: str = Field("none", description="What stands in the place of self-modeling; 'none' is self-modeling.")
     detach_targets: bool = Field(
         True,
         description="Treat the target activations as constants, so that the self-modeling loss reaches the network "
         "through the prediction alone (as published); false lets its gradient flow through the targets too.",
+    )
+    target_form: TargetForm = Field(
+        "raw",
+        description="What is predicted of an activation: itself (as published), 'standardized' to mean 0 and variance "
+        "1 of each unit over the batch, or its 'sign'.",
+    )
+    unit_weighting: UnitWeighting = Field(
+        "mean",
+        description="Squared errors of the target units are averaged (as published: the pressure per unit falls with "
+        "their number) or summed.",
+    )
+    head: HeadKind = Field(
+        "widened",
+        description="The prediction is extra rows of the final linear layer (as published), or a 'separate' head with "
+        "a hidden layer of 128 ReLU units.",
     )
 
     @field_validator("target_depths")
@@ -54,11 +82,11 @@ class SelfModelConfig(Section):
         return tuple(sorted(set(depths)))
 
     @model_validator(mode="after")
-    def _baseline_has_no_targets(self) -> Self:
-        if self.aux_weight > 0 and not self.target_depths:
-            raise ValueError("aux_weight > 0 needs at least one depth in target_depths")
-        if self.aux_weight == 0 and self.target_depths:
-            raise ValueError("aux_weight 0 is the baseline without extra outputs: leave target_depths empty")
+    def _a_sign_has_no_gradient(self) -> Self:
+        if self.target_form == "sign" and not self.detach_targets:
+            raise ValueError(
+                "detach_targets: a sign has no gradient that could flow; leave it true for target_form sign"
+            )
         return self
 
 
@@ -71,8 +99,17 @@ class TrainingConfig(Section):
     nesterov: bool = Field(True, description="Nesterov momentum for SGD.")
     batch_size: int = Field(512, ge=1, description="Samples per optimizer step.")
     epochs: int = Field(50, ge=1, description="Passes over the training split.")
+    until_loss: float | None = Field(
+        None,
+        gt=0,
+        description="Stop a replicate after the epoch in which its train_loss has come down to this, in nats, after "
+        "`epochs` at the latest: networks at equal loss instead of equal epochs.",
+    )
     shuffle: Literal["each_epoch", "once"] = Field(
         "each_epoch", description="Draw a new sample order each epoch, or replay the first one (the published code)."
+    )
+    augment: bool = Field(
+        False, description="Train on randomly changed images, new ones each epoch, as the task's recipe says."
     )
     validation_fraction: float = Field(
         0.1,
@@ -125,7 +162,7 @@ class RlctConfig(Section):
 
     def key(self) -> str:
         """8 hexadecimal digits that stand for these settings."""
-        return hashlib.sha256(_canonical(self.model_dump(mode="json"))).hexdigest()[:8]
+        return hashlib.sha256(canonical(self.model_dump(mode="json"))).hexdigest()[:8]
 
     @property
     def burn_in(self) -> int:
@@ -138,92 +175,15 @@ class RlctConfig(Section):
         return self.draws - self.burn_in
 
 
-class TrialConfig(Section):
-    """Everything that decides the result of one trial, apart from the content of the data."""
+class ObserverConfig(Section):
+    """Another network, the same for all trials, that learns to predict the trained one from its inputs."""
 
-    task: str = Field(description="Data set and its recipe.")
-    network: NetworkConfig = Field(default_factory=NetworkConfig)
-    self_model: SelfModelConfig = Field(default_factory=SelfModelConfig)
-    training: TrainingConfig = Field(default_factory=TrainingConfig)
-    rlct: RlctConfig = Field(default_factory=RlctConfig)
-    seeds: tuple[int, ...] = Field(description="One seed per replicate.")
-    split_seed: int = Field(0, ge=0, description="Seed of the validation split.")
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-            raise ValueError("needs at least one seed, all different and none negative")
-        return seeds
-
-    @model_validator(mode="after")
-    def _targets_exist(self) -> Self:
-        too_deep = [d for d in self.self_model.target_depths if d > self.network.hidden_layers]
-        if too_deep:
-            raise ValueError(
-                f"self_model.target_depths {too_deep}: the network has {self.network.hidden_layers} hidden "
-                f"layer(s), so depths are 1 to {self.network.hidden_layers}"
-            )
-        return self
-
-    @classmethod
-    def from_recipe(
-        cls,
-        task: str,
-        *,
-        aux_weight: float = 0.0,
-        target_depths: tuple[int, ...] | None = None,
-        detach_targets: bool = True,
-        seeds: tuple[int, ...] = (0,),
-        network: dict[str, Any] | None = None,
-        training: dict[str, Any] | None = None,
-        rlct: dict[str, Any] | None = None,
-    ) -> Self:
-        """A trial with the task's recipe and the given fields replaced; the last hidden layer is the default target.
-
-        Raises:
-            ConfigError: the task is unknown.
-            pydantic.ValidationError: a field is unknown or impossible.
-        """
-        from trainables.tasks import get_task
-
-        recipe = get_task(task).recipe
-        network_config = NetworkConfig(**(network or {}))
-        if target_depths is None:
-            target_depths = (network_config.hidden_layers,) if aux_weight > 0 else ()
-        return cls(
-            task=task,
-            network=network_config,
-            self_model=SelfModelConfig(
-                aux_weight=aux_weight, target_depths=target_depths, detach_targets=detach_targets
-            ),
-            training=TrainingConfig(**(recipe.training.model_dump() | (training or {}))),
-            rlct=RlctConfig(**(recipe.rlct.model_dump() | (rlct or {}))),
-            seeds=seeds,
-        )
-
-    @property
-    def replicates(self) -> int:
-        return len(self.seeds)
-
-    def key(self, data_digest: str) -> str:
-        """The trial key: 16 hexadecimal digits that change with anything that can change the result."""
-        content = {
-            "config": self.model_dump(mode="json"),
-            "data_digest": data_digest,
-            "protocol_version": PROTOCOL_VERSION,
-        }
-        return hashlib.sha256(_canonical(content)).hexdigest()[:16]
-
-    def flat(self) -> dict[str, Any]:
-        """Every field under one flat name, as the tracking server shows it: `aux_weight`, `width`, `rlct_draws`, …"""
-        nested = self.model_dump(mode="json")
-        flat = {"task": nested["task"], "replicates": self.replicates}
-        for section in ("network", "self_model", "training"):
-            flat |= nested[section]
-        flat |= {f"rlct_{name}": value for name, value in nested["rlct"].items()}
-        return flat | {"seeds": nested["seeds"], "split_seed": nested["split_seed"]}
+    epochs: int = Field(3, ge=0, description="Passes of the observer over the training split; 0 leaves it out.")
+    width: int = Field(128, ge=1, le=65536, description="Units of the observer's hidden layer.")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate of the observer (Adam).")
+    batch_size: int = Field(256, ge=1, description="Samples per step of the observer.")
 
 
-def _canonical(content: Any) -> bytes:
+def canonical(content: Any) -> bytes:
+    """One text for equal content, to be hashed."""
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

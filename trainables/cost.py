@@ -1,39 +1,47 @@
 """How much work a trial is, before it is run: for plans and for the time that is left."""
 
-from itertools import pairwise
+import math
+from functools import lru_cache
 from time import perf_counter
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.config import TrialConfig
+from trainables.config import NetworkConfig
+from trainables.controls import get_control
 from trainables.experiment import run_experiment
-from trainables.networks import layers_of
+from trainables.networks import Head, get_architecture
 from trainables.self_model import SelfModel
-from trainables.tasks import TaskData
+from trainables.tasks import DataShape, InputSpec, TaskData
+from trainables.trial import TrialConfig
 
 # Multiply-adds that take as long as the fixed cost of one step, and as the noise for one weight of one chain:
 # measured on a CPU core.
 STEP_OVERHEAD = 2e7
 NOISE_PER_WEIGHT = 150
+# A CPU core does about so much in a second: for statements of cost that nothing is timed for.
+WORK_PER_SECOND = 1.5e10
+# The trained weights are looked at over all samples once, and six times over some of them.
+START_PASSES, START_SAMPLES = 6, 4096
 
 
-def work(config: TrialConfig, data: TaskData) -> float:
+def work(config: TrialConfig, shape: DataShape) -> float:
     """Multiply-adds of a trial, overheads converted into them: proportional to its time on one device."""
     training, rlct, replicates = config.training, config.rlct, config.replicates
-    layers = layers_of(config.network)
-    outputs = sum(SelfModel(config.self_model, layers, data.classes).head_rows)
-    sizes = [data.features, *(layer.units for layer in layers)]
-    hidden_weights = sum(a * b for a, b in pairwise(sizes))
-    weights, classifier_weights = hidden_weights + sizes[-1] * outputs, hidden_weights + sizes[-1] * data.classes
-    samples = data.training_size(training.validation_fraction)
-    held_out = len(data.train_labels) - samples + len(data.test_labels)
-    steps = -(-samples // training.batch_size)
-    epoch = steps * STEP_OVERHEAD + (3 * samples + held_out) * replicates * weights
-    copies = replicates * rlct.chains
-    draw = STEP_OVERHEAD + (3 * rlct.batch_size + NOISE_PER_WEIGHT) * copies * classifier_weights
-    # Before sampling: gradient and curvature of the trained weights, over all training samples.
-    start = 2 * 3 * samples * replicates * classifier_weights
-    return training.epochs * epoch + start + rlct.draws * draw
+    control = get_control(config.self_model.control)
+    head = SelfModel(config.self_model, config.layers).head(shape.classes) if control.predicts else Head(shape.classes)
+    trained, _ = _size(config.network, shape.inputs, head)
+    classifying, parameters = _size(config.network, shape.inputs, Head(shape.classes))
+    samples = shape.training_size(training.validation_fraction)
+    # The held-out split twice: once itself, once as many training samples.
+    measured = 2 * (shape.train_samples - samples) + shape.test_samples
+    epoch = _steps(samples, training.batch_size) * STEP_OVERHEAD + (3 * samples + measured) * replicates * trained
+    draw = STEP_OVERHEAD + (3 * rlct.batch_size * classifying + NOISE_PER_WEIGHT * parameters) * (
+        replicates * rlct.chains
+    )
+    start = 3 * (samples + START_PASSES * min(samples, START_SAMPLES)) * replicates * classifying
+    observation = _steps(samples, config.observer.batch_size) * STEP_OVERHEAD + samples * replicates * classifying
+    return training.epochs * epoch + start + rlct.draws * draw + config.observer.epochs * observation
 
 
 def seconds_per_work(config: TrialConfig, data: TaskData, device: torch.device | str = "cpu") -> float:
@@ -52,6 +60,21 @@ def seconds_per_work(config: TrialConfig, data: TaskData, device: torch.device |
         torch.set_num_threads(threads)
 
 
+@lru_cache
+def _size(config: NetworkConfig, inputs: InputSpec, head: Head) -> tuple[float, int]:
+    """Multiply-adds of one sample's forward pass, and parameters, of one network."""
+    network = get_architecture(config.architecture).build(config, inputs, head, seeds=(0,))
+    sample = torch.zeros((1, 1, *inputs.shape), dtype=torch.int32 if inputs.is_text else torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        network.eval().requires_grad_(False)(sample)
+    # Two operations are one multiply-add.
+    return counter.get_total_flops() / 2, sum(parameter.numel() for parameter in network.parameters())
+
+
+def _steps(samples: int, batch_size: int) -> int:
+    return math.ceil(samples / batch_size)
+
+
 def _piece(config: TrialConfig, epochs: int, draws: int) -> TrialConfig:
     return config.model_copy(
         update={
@@ -65,4 +88,4 @@ def _piece(config: TrialConfig, epochs: int, draws: int) -> TrialConfig:
 def _timed(config: TrialConfig, data: TaskData, device: torch.device | str) -> tuple[float, float]:
     started = perf_counter()
     run_experiment(config, data, device)
-    return perf_counter() - started, work(config, data)
+    return perf_counter() - started, work(config, data.shape)

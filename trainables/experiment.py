@@ -10,18 +10,23 @@ import numpy as np
 import torch
 
 from trainables.checkpoint import Checkpoint
-from trainables.config import RlctConfig, TrialConfig
-from trainables.networks import ReplicatedNetwork, get_architecture, layers_of
+from trainables.config import RlctConfig
+from trainables.controls import Setting, get_control
+from trainables.networks import ReplicatedNetwork, get_architecture
+from trainables.observer import observe
 from trainables.rlct import DrawCallback, RlctEstimate, estimate_rlct
 from trainables.self_model import SelfModel
-from trainables.tasks import Split, TaskData
-from trainables.training import EPOCH_METRICS, train
+from trainables.tasks import Split, TaskData, get_task
+from trainables.training import train
+from trainables.trial import TrialConfig
 
 Status = Literal["ok", "collapsed", "diverged"]
 # From best to worst; a trial's status is the worst of its replicates'.
 STATUSES: tuple[Status, ...] = ("ok", "collapsed", "diverged")
 # Standard errors above chance that an accuracy must reach to count as learning.
 CHANCE_MARGIN = 3.0
+# Measured once, after training.
+FINAL_METRICS = ("rlct", "observer_r2", "observer_agreement")
 
 EpochCallback = Callable[[int, dict[str, np.ndarray]], None]
 
@@ -31,12 +36,12 @@ class ExperimentResult:
     """What one trial leaves: R replicates, E epochs."""
 
     config: TrialConfig
-    history: dict[str, np.ndarray]  # EPOCH_METRICS, each (E, R)
-    measurements: dict[str, np.ndarray]  # final EPOCH_METRICS, rlct and rlct_se (over chains), each (R,)
+    history: dict[str, np.ndarray]  # EPOCH_METRICS and weight_std_<layer>, each (E, R)
+    measurements: dict[str, np.ndarray]  # their final values, FINAL_METRICS, and rlct_se over chains, each (R,)
     statuses: tuple[Status, ...]  # per replicate
     rlct: RlctEstimate
     network: ReplicatedNetwork  # as trained, with the self-model's rows
-    seconds: dict[str, float]  # wall time of "training" and "rlct"
+    seconds: dict[str, float]  # wall time of "training", "rlct" and "observer"
 
     @property
     def status(self) -> Status:
@@ -57,7 +62,7 @@ def run_experiment(
         config: the trial.
         data: the task's data, as `load_task` gives it.
         device: where to compute.
-        on_epoch: called after each epoch with its number, from 1, and its EPOCH_METRICS, each (R,).
+        on_epoch: called after each epoch with its number, from 1, and its measures, each (R,).
         on_draw: called after each draw of the rlct sampler with the number of draws done.
 
     Raises:
@@ -67,30 +72,39 @@ def run_experiment(
         raise ValueError(f"the trial's task is {config.task!r}, the data's {data.task!r}")
     started = time.perf_counter()
     splits = data.split(config.training.validation_fraction, config.split_seed, device)
-    self_model = SelfModel(config.self_model, layers_of(config.network), data.classes)
+    inputs, task = data.shape.inputs, get_task(config.task)
+    setting = Setting(config.network, inputs, config.seeds, device)
+    control = get_control(config.self_model.control)(SelfModel(config.self_model, config.layers), setting)
     architecture = get_architecture(config.network.architecture)
-    network = architecture.build(config.network, data.features, self_model.head_rows, config.seeds).to(device)
+    network = architecture.build(config.network, inputs, control.head(data.classes), config.seeds, control.dropout)
+    network = network.to(device)
 
     epochs: list[dict[str, np.ndarray]] = []
-    for metrics in train(network, self_model, splits, config.training, config.seeds):
+    for metrics in train(network, control, splits, task, config.training, config.seeds):
         epochs.append(metrics)
         if on_epoch is not None:
             on_epoch(len(epochs), metrics)
     trained = time.perf_counter()
 
-    classifier = network.with_head_rows(data.classes)
+    classifier = network.classifier().eval()
     rlct = estimate_rlct(classifier, splits.train, config.rlct, config.seeds[0], on_draw)
+    estimated = time.perf_counter()
+
+    observed = {name: np.full(config.replicates, math.nan) for name in ("observer_r2", "observer_agreement")}
+    if config.observer.epochs:
+        seen = observe(classifier, config.observed_depths, inputs, splits, config.observer, config.seeds)
+        observed = {"observer_r2": seen.r2, "observer_agreement": seen.agreement}
     finished = time.perf_counter()
 
-    final = epochs[-1] | {"rlct": rlct.estimate, "rlct_se": rlct.standard_error}
+    final = epochs[-1] | {"rlct": rlct.estimate, "rlct_se": rlct.standard_error} | observed
     return ExperimentResult(
         config=config,
-        history={name: np.stack([epoch[name] for epoch in epochs]) for name in EPOCH_METRICS},
+        history={name: np.stack([epoch[name] for epoch in epochs]) for name in epochs[0]},
         measurements=final,
         statuses=_statuses(final, splits.validation, splits.test),
         rlct=rlct,
         network=network,
-        seconds={"training": trained - started, "rlct": finished - trained},
+        seconds={"training": trained - started, "rlct": estimated - trained, "observer": finished - estimated},
     )
 
 
@@ -115,7 +129,7 @@ def estimate_rlct_again(
     """
     trial = checkpoint.config
     splits = data.split(trial.training.validation_fraction, trial.split_seed, device)
-    classifier = checkpoint.network.to(device).with_head_rows(checkpoint.classes)
+    classifier = checkpoint.network.to(device).classifier()
     return estimate_rlct(classifier, splits.train, config, trial.seeds[0], on_draw)
 
 

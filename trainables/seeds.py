@@ -1,12 +1,25 @@
 """Independent random streams from one seed per replicate."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 
-Purpose = Literal["initialisation", "sample_order", "sampler"]
-PURPOSES: tuple[Purpose, ...] = ("initialisation", "sample_order", "sampler")
+Purpose = Literal[
+    "initialisation", "sample_order", "sampler", "augmentation", "dropout", "control", "frozen_network", "observer"
+]
+# A new purpose goes to the end: its place decides its stream.
+PURPOSES: tuple[Purpose, ...] = (
+    "initialisation",
+    "sample_order",
+    "sampler",
+    "augmentation",
+    "dropout",
+    "control",
+    "frozen_network",
+    "observer",
+)
 
 
 def derived_seed(seed: int, purpose: Purpose) -> int:
@@ -18,3 +31,8 @@ def derived_seed(seed: int, purpose: Purpose) -> int:
 def generator(seed: int, purpose: Purpose) -> torch.Generator:
     """A CPU generator for one purpose of one replicate: the same draws on every device."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose))
+
+
+def generators(seeds: Sequence[int], purpose: Purpose) -> list[torch.Generator]:
+    """One generator per replicate."""
+    return [generator(seed, purpose) for seed in seeds]

@@ -8,62 +8,72 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.complexity import weight_std
 from trainables.config import TrainingConfig
+from trainables.controls import Control
+from trainables.measures import accuracy, gradient_comparison, held_out_measures, weight_measures
 from trainables.networks import ReplicatedNetwork
-from trainables.seeds import generator
-from trainables.self_model import SelfModel
-from trainables.tasks import Split, Splits
+from trainables.seeds import generators
+from trainables.stopping import LossStop
+from trainables.tasks import Split, Splits, Task
 
-EPOCH_METRICS = (
-    "train_loss",
-    "val_accuracy",
-    "test_accuracy",
-    "weight_std",
-    "self_model_mse",
-    "self_model_r2",
-    "identity_distance",
-)
-# Samples in one forward pass of an evaluation: bounds its memory.
-EVALUATION_BATCH = 2048
+# Training samples at most whose accuracy is held against the held-out one's.
+MOST_FOR_GAP = 10_000
 
 
 def train(
-    network: ReplicatedNetwork, self_model: SelfModel, splits: Splits, config: TrainingConfig, seeds: Sequence[int]
+    network: ReplicatedNetwork,
+    control: Control,
+    splits: Splits,
+    task: Task,
+    config: TrainingConfig,
+    seeds: Sequence[int],
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Train in place; yield after each epoch its EPOCH_METRICS, each (R,), NaN where a metric does not apply.
+    """Train in place; yield after each epoch what was measured, each (R,), NaN where a measure does not apply.
 
-    `train_loss` is the cross-entropy in nats, averaged over the epoch's batches as they were trained. The self-model is
-    measured on the validation split, or on the test split where there is none.
+    Run it to its end: a replicate that stops at `until_loss` gets the weights of that epoch back only then.
+
+    The measures are EPOCH_METRICS and `weight_std_<layer>` of every hidden layer. `train_loss` is the cross-entropy in
+    nats, averaged over the epoch's batches as they were trained; `generalization_gap` the accuracy on training samples
+    minus the held-out one, without augmentation and dropout. The self-model and the features are measured on the
+    validation split, or on the test split where there is none.
     """
-    optimizer = _optimizer(network, config)
+    optimizer = make_optimizer(network, config)
+    stop = LossStop(network, -math.inf if config.until_loss is None else config.until_loss)
     # With no validation split (the published recipe) there is no other data that training has not seen.
     held_out = splits.test if splits.validation is None else splits.validation
-    nan = np.full(network.replicates, math.nan)
-    for order in _sample_orders(len(splits.train), config, seeds):
-        losses = _train_epoch(network, self_model, splits.train, order, config.batch_size, optimizer)
-        held_out_metrics = evaluate(network, self_model, held_out)
-        test_accuracy = held_out_metrics["accuracy"]
-        if splits.validation is not None:
-            test_accuracy = evaluate(network, self_model, splits.test)["accuracy"]
-        yield {
-            "train_loss": _numpy(losses),
-            "val_accuracy": nan if splits.validation is None else held_out_metrics["accuracy"],
-            "test_accuracy": test_accuracy,
-            "weight_std": _numpy(weight_std(network.head.weight, self_model.classes)),
-            "self_model_mse": held_out_metrics["self_model_mse"],
-            "self_model_r2": held_out_metrics["self_model_r2"],
-            "identity_distance": _numpy(self_model.identity_distance(network.head.weight)),
+    trained_on = splits.train.first(min(len(held_out), MOST_FOR_GAP))
+    epochs = zip(
+        sample_orders(len(splits.train), config, seeds), _augmentations(len(splits.train), task, config, seeds),
+        strict=False,
+    )  # fmt: skip
+    for order, changes in epochs:
+        network.train()
+        losses = _train_epoch(network, control, splits.train, task, order, changes, config.batch_size, optimizer)
+        network.eval()
+        measured = held_out_measures(network, control, held_out)
+        held_out_accuracy = measured.pop("accuracy")
+        norm_ratio, cosine = gradient_comparison(network, control, trained_on)
+        measures = {
+            "train_loss": losses,
+            "val_accuracy": torch.full_like(losses, math.nan) if splits.validation is None else held_out_accuracy,
+            "test_accuracy": held_out_accuracy if splits.validation is None else accuracy(network, splits.test),
+            "generalization_gap": accuracy(network, trained_on) - held_out_accuracy,
+            "gradient_norm_ratio": norm_ratio,
+            "gradient_cosine": cosine,
         }
+        measures |= measured | weight_measures(network, control)
+        yield stop.keep({name: values.detach().double().cpu().numpy() for name, values in measures.items()})
+        if stop.all_stopped:
+            break
+    stop.restore()
 
 
-def loss_per_replicate(self_model: SelfModel, network: ReplicatedNetwork, inputs: Tensor, labels: Tensor) -> Tensor:
-    """CE(classes) + aux_weight · MSE(prediction, activations) of inputs (R, B, features), and CE alone: (2, R)."""
-    activations = network(inputs)
-    entropy = cross_entropy(self_model.logits(activations), labels)
-    total = entropy
-    if self_model.units:
-        total = entropy + self_model.config.aux_weight * self_model.mse(activations)
+def loss_per_replicate(control: Control, network: ReplicatedNetwork, inputs: Tensor, labels: Tensor) -> Tensor:
+    """CE(classes) + aux_weight · auxiliary loss of inputs (R, B, …), and CE alone: (2, R)."""
+    activations = network(inputs, control.record)
+    entropy = cross_entropy(activations.logits, labels)
+    auxiliary = control.loss(network, activations, inputs)
+    total = entropy if auxiliary is None else entropy + control.self_model.config.aux_weight * auxiliary
     return torch.stack([total, entropy.detach()])
 
 
@@ -72,51 +82,53 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(dim=1)
 
 
-@torch.no_grad()
-def evaluate(network: ReplicatedNetwork, self_model: SelfModel, split: Split) -> dict[str, np.ndarray]:
-    """Accuracy, and the self-model's mean squared error and R² against the mean predictor, each (R,).
+def sample_orders(samples: int, config: TrainingConfig, seeds: Sequence[int]) -> Iterator[Tensor]:
+    """For every epoch the order (R, n) in which each replicate sees the samples."""
+    streams = generators(seeds, "sample_order")
 
-    R² pools the target units: 1 − Σ(prediction − target)² / Σ(target − mean of its unit)².
-    """
-    replicates, device = network.replicates, split.inputs.device
-    correct = torch.zeros(replicates, device=device)
-    sum_of_targets = torch.zeros(replicates, self_model.units, dtype=torch.float64, device=device)
-    sum_of_squares = torch.zeros_like(sum_of_targets)
-    squared_error = torch.zeros(replicates, dtype=torch.float64, device=device)
-    for inputs, labels in split.batches(EVALUATION_BATCH):
-        activations = network(inputs.unsqueeze(0))
-        correct += (self_model.logits(activations).argmax(dim=2) == labels).sum(dim=1)
-        if self_model.units:
-            target = self_model.target(activations)
-            sum_of_targets += target.sum(dim=1)
-            sum_of_squares += target.square().sum(dim=1)
-            squared_error += (self_model.prediction(activations) - target).square().sum(dim=(1, 2))
-    metrics = {"accuracy": _numpy(correct) / len(split)}
-    if not self_model.units:
-        nan = np.full(replicates, math.nan)
-        return metrics | {"self_model_mse": nan, "self_model_r2": nan}
-    variation = (sum_of_squares - sum_of_targets.square() / len(split)).sum(dim=1)
-    return metrics | {
-        "self_model_mse": _numpy(squared_error / (len(split) * self_model.units)),
-        "self_model_r2": _numpy(1 - squared_error / variation),
-    }
+    def draw() -> Tensor:
+        return torch.stack([torch.randperm(samples, generator=stream) for stream in streams])
+
+    first = draw()
+    for epoch in range(config.epochs):
+        yield first if epoch == 0 or config.shuffle == "once" else draw()
+
+
+def make_optimizer(network: ReplicatedNetwork, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimizer of all replicates at once."""
+    # "fused" gives the same numbers in one pass over the parameters.
+    if config.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    # Momentum and sparse gradients do not go together, nor do these and fused steps.
+    sparse = config.momentum == 0 and network.use_sparse_gradients()
+    return torch.optim.SGD(
+        network.parameters(), lr=config.learning_rate, momentum=config.momentum,
+        nesterov=config.nesterov and config.momentum > 0, fused=not sparse,
+    )  # fmt: skip
 
 
 def _train_epoch(
     network: ReplicatedNetwork,
-    self_model: SelfModel,
+    control: Control,
     split: Split,
+    task: Task,
     order: Tensor,
+    changes: Tensor | None,
     batch_size: int,
     optimizer: torch.optim.Optimizer,
 ) -> Tensor:
     """One pass in the given order (R, n); the mean cross-entropy of its samples, (R,)."""
     device = split.inputs.device
     order, total = order.to(device), torch.zeros(network.replicates, device=device)
+    changes = None if changes is None else changes.to(device)
     for start in range(0, order.shape[1], batch_size):
         indices = order[:, start : start + batch_size]
+        inputs = split.inputs[indices]
+        if changes is not None:
+            of_batch = torch.take_along_dim(changes, indices.unsqueeze(2), dim=1)
+            inputs = task.augment(inputs.flatten(0, 1), of_batch.flatten(0, 1)).view_as(inputs)
         optimizer.zero_grad(set_to_none=True)
-        losses, entropy = loss_per_replicate(self_model, network, split.inputs[indices], split.labels[indices])
+        losses, entropy = loss_per_replicate(control, network, inputs, split.labels[indices])
         # The replicates share no parameter: the gradient of the sum is each one's own.
         losses.sum().backward()
         optimizer.step()
@@ -124,27 +136,8 @@ def _train_epoch(
     return total / order.shape[1]
 
 
-def _sample_orders(samples: int, config: TrainingConfig, seeds: Sequence[int]) -> Iterator[Tensor]:
-    """For every epoch the order (R, n) in which each replicate sees the samples."""
-    generators = [generator(seed, "sample_order") for seed in seeds]
-
-    def draw() -> Tensor:
-        return torch.stack([torch.randperm(samples, generator=g) for g in generators])
-
-    first = draw()
-    for epoch in range(config.epochs):
-        yield first if epoch == 0 or config.shuffle == "once" else draw()
-
-
-def _optimizer(network: ReplicatedNetwork, config: TrainingConfig) -> torch.optim.Optimizer:
-    # "fused" gives the same numbers in one pass over the parameters.
-    if config.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
-    nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(
-        network.parameters(), lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, fused=True
-    )
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.detach().double().cpu().numpy()
+def _augmentations(samples: int, task: Task, config: TrainingConfig, seeds: Sequence[int]) -> Iterator[Tensor | None]:
+    """For every epoch the random changes (R, n, k) of each replicate's samples, None where there are none."""
+    streams = generators(seeds, "augmentation")
+    for _ in range(config.epochs):
+        yield torch.stack([task.augmentation(samples, stream) for stream in streams]) if config.augment else None

@@ -12,8 +12,8 @@ from study.outcome import Outcome, RlctOutcome
 from study.record import Record
 from study.spec import StudySpec, build_spec
 from study.stores import Stores
-from trainables.config import TrialConfig
-from trainables.training import EPOCH_METRICS
+from trainables.measures import EPOCH_METRICS
+from trainables.trial import TrialConfig
 
 DIGEST = "0" * 64
 Values = Callable[[TrialConfig, int], dict[str, float]]

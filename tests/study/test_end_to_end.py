@@ -31,8 +31,8 @@ from study.resources import Resources
 from study.spec import build_spec, read_study
 from study.stores import Stores
 from trainables.checkpoint import load_checkpoint
+from trainables.measures import EPOCH_METRICS
 from trainables.tasks import TaskData
-from trainables.training import EPOCH_METRICS
 
 RUN = Path(__file__).parents[2] / "study" / "run.py"
 STUDY = """

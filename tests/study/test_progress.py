@@ -8,8 +8,8 @@ from study.plan import Plan
 from study.progress import StudyProgress, format_seconds
 from study.spec import StudySpec
 from tests.study.synthetic import falling, make_outcome, sweep_spec
-from trainables.config import TrialConfig
 from trainables.tasks import TaskData
+from trainables.trial import TrialConfig
 
 
 @pytest.fixture

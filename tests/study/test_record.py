@@ -24,7 +24,7 @@ from study.spec import build_spec
 from study.stores import Stores
 from tests.study.synthetic import DIGEST, falling, make_outcome, runs_of, sweep_spec, write_study
 from trainables.config import PROTOCOL_VERSION
-from trainables.training import EPOCH_METRICS
+from trainables.measures import EPOCH_METRICS
 
 
 @pytest.fixture(scope="module")

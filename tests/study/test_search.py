@@ -13,7 +13,7 @@ from study.record import FinishedTrial
 from study.search import StudySearch
 from study.spec import Point, StudySpec, build_spec
 from tests.study.synthetic import DIGEST, falling, make_outcome
-from trainables.config import TrialConfig
+from trainables.trial import TrialConfig
 
 
 def make_spec(**changes: Any) -> StudySpec:

@@ -11,7 +11,8 @@ from devinterp.slt.llc import llc
 from torch import Tensor, nn
 
 from trainables import RlctConfig
-from trainables.networks import ReplicatedLinear, ReplicatedMLP, ReplicatedNetwork
+from trainables.networks import ReplicatedLinear, ReplicatedNetwork
+from trainables.networks.mlp import ReplicatedMLP
 from trainables.tasks import Split
 
 
@@ -47,8 +48,8 @@ def plain_llc(
 def _plain_network(network: ReplicatedNetwork, replicate: int) -> nn.Sequential:
     """One replicate of a perceptron from PyTorch's own layers."""
     assert isinstance(network, ReplicatedMLP)
-    plain = nn.Sequential()
-    for layer in (*network.hidden, network.head):
+    plain = nn.Sequential(nn.Flatten())
+    for layer in (*network.hidden.layers, network.head):
         assert isinstance(layer, ReplicatedLinear)
         weight, bias = layer.weight[replicate].detach(), layer.bias[replicate].detach()
         linear = nn.Linear(weight.shape[1], weight.shape[0])

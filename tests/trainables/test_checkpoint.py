@@ -16,14 +16,14 @@ from trainables.tasks import TaskData
 
 
 def test_a_checkpoint_gives_back_the_network_and_what_it_belongs_to(tmp_path: Path, digits: TaskData) -> None:
-    config = small_trial(aux_weight=1.0, hidden_layers=2, target_depths=(1,))
+    config = small_trial(aux_weight=1.0, hidden_layers=2, self_model={"target_depths": (1,)})
     network = run_experiment(config, digits).network
-    path = save_checkpoint(tmp_path, network, config, digits.digest(), digits.features, digits.classes)
+    path = save_checkpoint(tmp_path, network, config, digits.digest(), digits.shape.inputs)
     loaded = load_checkpoint(path)
     assert loaded.config == config
     assert loaded.data_digest == digits.digest()
     inputs = torch.from_numpy(digits.test_inputs[None])
-    torch.testing.assert_close(loaded.network(inputs).outputs, network(inputs).outputs, rtol=0, atol=0)
+    torch.testing.assert_close(loaded.network(inputs).logits, network(inputs).logits, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x80\x04pickle"])
@@ -37,7 +37,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, content
 def saved(folder: Path, digits: TaskData) -> Path:
     config = small_trial(aux_weight=1.0)
     network = run_experiment(config, digits).network
-    return save_checkpoint(folder, network, config, digits.digest(), digits.features, digits.classes)
+    return save_checkpoint(folder, network, config, digits.digest(), digits.shape.inputs)
 
 
 def rewrite(path: Path, **metadata: str) -> None:
@@ -91,7 +91,7 @@ def test_the_code_digest_follows_what_the_code_does_and_not_how_it_is_explained(
 def test_estimating_again_with_the_same_settings_gives_the_same_numbers(tmp_path: Path, digits: TaskData) -> None:
     config = small_trial(aux_weight=1.0, training={"epochs": 5}, rlct={"draws": 20})
     result = run_experiment(config, digits)
-    path = save_checkpoint(tmp_path, result.network, config, digits.digest(), digits.features, digits.classes)
+    path = save_checkpoint(tmp_path, result.network, config, digits.digest(), digits.shape.inputs)
     again = estimate_rlct_again(load_checkpoint(path, digits.digest()), digits, config.rlct)
     np.testing.assert_array_equal(again.trace.loss, result.rlct.trace.loss)
     np.testing.assert_array_equal(again.per_chain, result.rlct.per_chain)

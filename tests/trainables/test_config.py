@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.conftest import small_trial
-from trainables import TrialConfig, config
+from trainables import PROTOCOL_VERSION, TrialConfig, trial
 
 CHANGES: list[dict[str, Any]] = [
     {"seeds": (0, 2)},
@@ -17,6 +17,11 @@ CHANGES: list[dict[str, Any]] = [
     {"network": {"hidden_layers": 2}},
     {"self_model": {"aux_weight": 2.0}},
     {"self_model": {"detach_targets": False}},
+    {"self_model": {"target_form": "sign"}},
+    {"self_model": {"unit_weighting": "sum"}},
+    {"self_model": {"head": "separate"}},
+    {"self_model": {"control": "noise_targets"}},
+    {"observer": {"epochs": 2}},
     {"training": {"learning_rate": 0.01}},
     {"training": {"shuffle": "once"}},
     {"training": {"validation_fraction": 0.0}},
@@ -39,11 +44,11 @@ def test_anything_that_can_change_the_result_changes_the_key(change: dict[str, A
 
 
 def test_data_and_protocol_version_change_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = small_trial()
-    before = trial.key("data")
-    assert trial.key("other data") != before
-    monkeypatch.setattr(config, "PROTOCOL_VERSION", config.PROTOCOL_VERSION + 1)
-    assert trial.key("data") != before
+    config = small_trial()
+    before = config.key("data")
+    assert config.key("other data") != before
+    monkeypatch.setattr(trial, "PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
+    assert config.key("data") != before
 
 
 def test_the_key_is_the_same_in_another_process() -> None:
@@ -54,8 +59,8 @@ def test_the_key_is_the_same_in_another_process() -> None:
 
 @given(depths=st.lists(st.integers(1, 3), min_size=1, max_size=6))
 def test_the_order_in_which_targets_are_named_does_not_matter(depths: list[int]) -> None:
-    one = small_trial(aux_weight=1.0, hidden_layers=3, target_depths=tuple(depths))
-    other = small_trial(aux_weight=1.0, hidden_layers=3, target_depths=tuple(sorted(set(depths))))
+    one = small_trial(aux_weight=1.0, hidden_layers=3, self_model={"target_depths": tuple(depths)})
+    other = small_trial(aux_weight=1.0, hidden_layers=3, self_model={"target_depths": tuple(sorted(set(depths)))})
     assert one.key("data") == other.key("data")
 
 
@@ -70,10 +75,14 @@ def test_flat_names_are_unique_and_cover_every_field() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"self_model": {"target_depths": (2,)}}, "depths are 1 to 1"),
+        ({"self_model": {"target_depths": (2,)}}, "the network has the layers 1 hidden1"),
         ({"self_model": {"target_depths": ()}}, "needs at least one depth"),
         ({"self_model": {"aux_weight": 0.0}}, "leave target_depths empty"),
         ({"self_model": {"aux_weight": float("nan")}}, "finite number"),
+        ({"self_model": {"target_form": "sign", "detach_targets": False}}, "a sign has no gradient"),
+        ({"self_model": {"control": "noise"}}, "control 'noise' is unknown"),
+        ({"training": {"augment": True}}, "'digits' has no augmentation"),
+        ({"network": {"architecture": "embedding_bag"}}, "reads text alone"),
         ({"training": {"momentum": 0.0}}, "nesterov needs momentum"),
         ({"training": {"epoch": 3}}, "Extra inputs are not permitted"),
         ({"seeds": (1, 1)}, "all different"),

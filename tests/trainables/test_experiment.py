@@ -2,12 +2,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import small_trial
 from trainables import run_experiment
 from trainables.cost import seconds_per_work, work
+from trainables.measures import EPOCH_METRICS
 from trainables.tasks import TaskData
-from trainables.training import EPOCH_METRICS
 
 
 def test_training_learns_the_digits(digits: TaskData) -> None:
@@ -26,7 +27,9 @@ def test_every_epoch_of_every_replicate_is_in_the_history(digits: TaskData) -> N
     result = run_experiment(config, digits, on_epoch=lambda epoch, _: epochs.append(epoch), on_draw=draws.append)
     assert epochs == [1, 2, 3]
     assert draws == list(range(1, config.rlct.draws + 1))
-    assert {name: values.shape for name, values in result.history.items()} == dict.fromkeys(EPOCH_METRICS, (3, 2))
+    assert {name: values.shape for name, values in result.history.items()} == dict.fromkeys(
+        (*EPOCH_METRICS, "weight_std_hidden1"), (3, 2)
+    )
     for name in EPOCH_METRICS:
         np.testing.assert_array_equal(result.history[name][-1], result.measurements[name])
 
@@ -69,7 +72,7 @@ def test_a_fixed_order_replays_the_first_epoch(digits: TaskData) -> None:
 
 
 def test_work_grows_with_everything_that_takes_time(digits: TaskData) -> None:
-    base = work(small_trial(), digits)
+    base = work(small_trial(), digits.shape)
     for larger in (
         small_trial(width=64),
         small_trial(hidden_layers=3),
@@ -78,11 +81,36 @@ def test_work_grows_with_everything_that_takes_time(digits: TaskData) -> None:
         small_trial(training={"epochs": 5}),
         small_trial(rlct={"draws": 50}),
         small_trial(rlct={"chains": 4}),
+        small_trial(observer={"epochs": 3}),
     ):
-        assert work(larger, digits) > base
+        assert work(larger, digits.shape) > base
 
 
 def test_the_timed_piece_gives_a_positive_finite_rate(digits: TaskData) -> None:
     rate = seconds_per_work(small_trial(), digits)
     assert math.isfinite(rate)
     assert rate > 0
+
+
+def test_each_replicate_stops_where_its_loss_has_come_down_while_the_others_train_on(digits: TaskData) -> None:
+    trial = small_trial(width=16, seeds=(0, 1, 2), training={"epochs": 60, "until_loss": 0.5})
+    result = run_experiment(trial, digits)
+    losses = result.history["train_loss"]
+    epochs = len(losses)
+    assert epochs < 60
+    stopped_at = (losses <= 0.5).argmax(axis=0)
+    assert (losses[-1] <= 0.5).all()
+    assert stopped_at.max() == epochs - 1
+    assert stopped_at.min() < epochs - 1
+    for index, seed in enumerate(trial.seeds):
+        # Trained on its own for just as long, it is the same network.
+        training = trial.training.model_copy(update={"epochs": int(stopped_at[index]) + 1, "until_loss": None})
+        alone = run_experiment(trial.model_copy(update={"seeds": (seed,), "training": training}), digits)
+        for name, values in alone.network.named_parameters():
+            torch.testing.assert_close(result.network.get_parameter(name)[index], values[0], rtol=1e-3, atol=1e-5)
+        assert result.measurements["val_accuracy"][index] == alone.measurements["val_accuracy"][0]
+
+
+def test_a_loss_that_is_not_reached_is_trained_for_until_the_last_epoch(digits: TaskData) -> None:
+    result = run_experiment(small_trial(training={"epochs": 3, "until_loss": 1e-6}), digits)
+    assert len(result.history["train_loss"]) == 3

@@ -77,7 +77,7 @@ def compared(mnist: TaskData) -> Compared:
     short = {"training": {"epochs": 15}, "rlct": {"draws": 8}}
     trained = [run_published(mnist, aux_weight, seeds=(0,), **short) for aux_weight in (0.0, 5.0, 10.0)]
     assert [result.status for result in trained] == ["ok"] * 3
-    together = _in_one_stack([result.network.with_head_rows(mnist.classes) for result in trained])
+    together = _in_one_stack([result.network.classifier() for result in trained])
     split, settings = mnist.split(validation_fraction=0.0, seed=0).train, RlctConfig(draws=300)
     stacked = estimate_rlct(together, split, settings, seed=0)
     plain = [

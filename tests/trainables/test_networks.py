@@ -3,19 +3,22 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from tests.conftest import small_trial
 from trainables import TrialConfig, run_experiment
 from trainables.config import NetworkConfig
 from trainables.errors import ConfigError
-from trainables.networks import ARCHITECTURES, ReplicatedLinear, ReplicatedMLP, get_architecture, layers_of
-from trainables.tasks import TaskData
+from trainables.networks import Head, get_architecture
+from trainables.networks.layers import ReplicatedEmbedding, ReplicatedLinear
+from trainables.tasks import InputSpec, TaskData
 
 CASES = [
     pytest.param(small_trial(seeds=(3, 0, 7)), id="baseline"),
     pytest.param(small_trial(aux_weight=5.0, seeds=(3, 0, 7)), id="self-modeling"),
     pytest.param(
-        small_trial(aux_weight=2.0, hidden_layers=3, target_depths=(1, 3), seeds=(3, 0, 7)), id="deep, two targets"
+        small_trial(aux_weight=2.0, hidden_layers=3, self_model={"target_depths": (1, 3)}, seeds=(3, 0, 7)),
+        id="deep, two targets",
     ),
     pytest.param(
         small_trial(
@@ -72,39 +75,64 @@ def test_default_initialisation_is_that_of_torch_linear() -> None:
     assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.01)
 
 
-def test_a_self_modeling_network_starts_from_the_class_weights_of_its_baseline() -> None:
-    config = NetworkConfig(hidden_layers=2, width=8)
-    baseline = ReplicatedMLP.build(config, 64, (10,), (0, 1))
-    widened = ReplicatedMLP.build(config, 64, (10, 8), (0, 1))
-    for name, parameter in baseline.named_parameters():
-        torch.testing.assert_close(widened.get_parameter(name)[:, : parameter.shape[1]], parameter, rtol=0, atol=0)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_mean_of_token_vectors_and_its_gradient_are_those_of_torchs_embedding_bag(sparse: bool) -> None:
+    table = ReplicatedEmbedding(2, 9, 4)
+    table.initialize([torch.Generator().manual_seed(seed) for seed in range(2)])
+    table.sparse = sparse
+    texts = torch.tensor([[[1, 5, 5, -1], [8, -1, -1, -1]], [[0, 2, 3, 4], [-1, -1, -1, -1]]], dtype=torch.int32)
+    means, weights = table.mean(texts), torch.randn(2, 2, 4)
+    (gradient,) = torch.autograd.grad((means * weights).sum(), table.weight)
+    assert gradient.is_sparse is sparse
+    for replicate in range(2):
+        reference = table.weight[replicate].detach().clone().requires_grad_()
+        expected = torch.stack(
+            [reference[text[text >= 0].long()].mean(dim=0).nan_to_num() for text in texts[replicate]]
+        )
+        torch.testing.assert_close(means[replicate], expected)
+        (of_reference,) = torch.autograd.grad((expected * weights[replicate]).sum(), reference)
+        torch.testing.assert_close(gradient.to_dense()[replicate], of_reference)
 
 
-def test_cutting_the_head_keeps_the_class_outputs_and_leaves_the_network_alone() -> None:
-    network = ReplicatedMLP.build(NetworkConfig(width=8), 64, (10, 8), (0, 1))
-    inputs = torch.randn(2, 5, 64)
-    classifier = network.with_head_rows(10)
-    torch.testing.assert_close(classifier(inputs).outputs, network(inputs).outputs[..., :10])
-    assert network.head.weight.shape == (2, 18, 8)
+def test_sparse_and_dense_gradients_of_a_table_train_alike_and_evaluation_has_dense_ones() -> None:
+    tables = [ReplicatedEmbedding(2, 9, 4) for _ in range(2)]
+    texts = torch.randint(0, 9, (2, 5, 6), generator=torch.Generator().manual_seed(0))
+    for table, sparse in zip(tables, (True, False), strict=True):
+        table.initialize([torch.Generator().manual_seed(seed) for seed in range(2)])
+        table.sparse = sparse
+        optimizer = torch.optim.SGD(table.parameters(), lr=0.5)
+        for _ in range(3):
+            optimizer.zero_grad()
+            torch.autograd.backward(table.mean(texts).square().sum())
+            optimizer.step()
+    torch.testing.assert_close(tables[0].weight, tables[1].weight)
+    (gradient,) = torch.autograd.grad(tables[0].eval().mean(texts).sum(), tables[0].weight)
+    assert not gradient.is_sparse
 
 
-def test_repeating_a_network_puts_copy_c_of_replicate_r_at_c_times_replicates_plus_r() -> None:
-    network = ReplicatedMLP.build(NetworkConfig(width=8), 64, (10,), (0, 1, 2))
-    many = network.repeated(4)
-    assert many.replicates == 12
-    for copy in range(4):
-        torch.testing.assert_close(many.head.weight[copy * 3 : (copy + 1) * 3], network.head.weight)
+def test_the_resnet_computes_what_torchvisions_does_with_the_same_weights() -> None:
+    reference = torchvision.models.resnet18(num_classes=10)
+    # For small images: a 3×3 stem of stride 1, and no max-pooling.
+    reference.conv1 = torch.nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+    reference.maxpool = torch.nn.Identity()
+    config, inputs = NetworkConfig(architecture="resnet18", hidden_layers=0), InputSpec((3, 32, 32))
+    network = get_architecture("resnet18").build(config, inputs, Head(10), (0,))
+    assert [tuple(p.shape[1:]) for p in network.parameters()] == [tuple(p.shape) for p in reference.parameters()]
+    with torch.no_grad():
+        for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
+            theirs.copy_(ours[0])
+    images = torch.randn(4, 3, 32, 32)
+    for mode in (True, False):
+        logits, expected = network.train(mode)(images[None]).logits[0], reference.train(mode)(images)
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_describes_the_layers_it_has(architecture: str) -> None:
-    config = NetworkConfig(architecture=architecture, hidden_layers=3, width=6)
-    network = get_architecture(architecture).build(config, 64, (10, 6), (0, 1))
-    hidden = network(torch.randn(1, 5, 64)).hidden
-    layers = layers_of(config)
-    assert [layer.depth for layer in layers] == list(range(1, len(layers) + 1))
-    assert len({layer.name for layer in layers}) == len(layers)
-    assert [activations.shape for activations in hidden] == [(2, 5, layer.units) for layer in layers]
+def test_transformer_attention_does_not_see_beyond_the_end_of_a_text() -> None:
+    config, inputs = NetworkConfig(architecture="transformer", hidden_layers=2, width=16), InputSpec((8,), 20)
+    network = get_architecture("transformer").build(config, inputs, Head(2), (0,)).eval()
+    text = torch.tensor([[[3, 4, 5, -1, -1, -1, -1, -1]]], dtype=torch.int32)
+    beside_longer = torch.tensor([[[3, 4, 5, -1, -1, -1, -1, -1], [1, 2, 3, 4, 5, 6, 7, 8]]], dtype=torch.int32)
+    torch.testing.assert_close(network(text).logits[:, 0], network(beside_longer).logits[:, 0])
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:

@@ -57,7 +57,7 @@ def test_the_estimate_is_nbeta_times_the_rise_of_the_loss_in_the_kept_draws(
     expected = result.nbeta * (result.trace.loss - result.trace.start_loss)[5:].mean(axis=(0, 2))
     np.testing.assert_allclose(result.estimate, expected)
     with torch.no_grad():
-        outputs = network(split.inputs[None]).outputs
+        outputs = network(split.inputs[None]).logits
     loss = torch.nn.functional.cross_entropy(outputs[1], split.labels)
     assert result.initial_loss[1] == pytest.approx(loss.item(), rel=1e-5)
 
@@ -126,7 +126,8 @@ class NetworksInTurn(ReplicatedModule):
         return copy.deepcopy(self)
 
     def forward(self, inputs: Tensor) -> Activations:
-        return Activations(torch.stack([member(inputs[0]) for member in self.members]), ())
+        logits = torch.stack([member(inputs[0].flatten(1)) for member in self.members])
+        return Activations(logits, None, logits, {})
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def in_turn(trained: tuple[ReplicatedNetwork, Split]) -> NetworksInTurn:
     optimizer = torch.optim.SGD(networks.parameters(), lr=0.1, momentum=0.9)
     for _ in range(150):
         optimizer.zero_grad()
-        outputs = networks(split.inputs[None]).outputs
+        outputs = networks(split.inputs[None]).logits
         sum(nn.functional.cross_entropy(one, split.labels) for one in outputs).backward()  # type: ignore[union-attr]
         optimizer.step()
     return networks
@@ -170,7 +171,7 @@ def test_sampling_is_in_evaluation_mode_and_leaves_the_mode_of_the_network(
         assert torch.equal(value, before[name]), name
     evaluated = copy.deepcopy(in_turn).eval()
     with torch.no_grad():
-        loss = nn.functional.cross_entropy(evaluated(split.inputs[None]).outputs[0], split.labels)
+        loss = nn.functional.cross_entropy(evaluated(split.inputs[None]).logits[0], split.labels)
     assert result.initial_loss[0] == pytest.approx(loss.item(), rel=1e-5)
 
 

@@ -113,7 +113,8 @@ class SoftmaxRegression(ReplicatedModule):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, inputs: Tensor) -> Activations:
-        return Activations(self.head(inputs), ())
+        logits = self.head(inputs)
+        return Activations(logits, None, logits, {})
 
 
 @pytest.mark.parametrize(("features", "classes"), [(4, 2), (3, 4)])
@@ -126,7 +127,7 @@ def test_a_classifier_counts_only_the_parameters_that_change_its_answer(features
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(network(inputs[None]).outputs[0], labels)
+        loss = nn.functional.cross_entropy(network(inputs[None]).logits[0], labels)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -5,15 +5,18 @@ the gradient of the sum of their losses is each one's own gradient, and one opti
 """
 
 import copy
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from trainables.config import NetworkConfig
+from trainables.networks.layers import ReplicatedDropout, ReplicatedLinear
+from trainables.seeds import generators
+from trainables.tasks.base import InputSpec
 
 
 class Layer(NamedTuple):
@@ -21,55 +24,36 @@ class Layer(NamedTuple):
 
     name: str
     depth: int
-    units: int
+    shape: tuple[int, ...]  # of one sample's activations
+    feeds_head: bool = False  # whether the head reads this layer, and nothing else
+
+    @property
+    def units(self) -> int:
+        """Number of activations of one sample."""
+        return int(torch.Size(self.shape).numel())
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a network puts out: the classes, and what it predicts beside them."""
+
+    classes: int
+    predicted: int = 0
+    hidden: int | None = None  # units of the hidden layer of a separate head; None: rows of the final linear layer
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Sizes of the blocks of rows of the final linear layer."""
+        return (self.classes, self.predicted) if self.predicted and self.hidden is None else (self.classes,)
 
 
 class Activations(NamedTuple):
-    """What a forward pass gives: head outputs (R, B, O) and each hidden layer's activations (R, B, units)."""
+    """What a forward pass gives."""
 
-    outputs: Tensor
-    hidden: tuple[Tensor, ...]
-
-
-class ReplicatedLinear(nn.Module):
-    """R linear layers side by side: weight (R, outputs, inputs), bias (R, outputs)."""
-
-    def __init__(self, replicates: int, inputs: int, outputs: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(replicates, outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(replicates, outputs))
-
-    @torch.no_grad()
-    def initialize(self, generators: Sequence[torch.Generator], rows: Sequence[int] | None = None) -> None:
-        """Draw PyTorch's default initialisation, U(±1/√inputs), for each replicate from its own generator.
-
-        `rows` cuts the outputs into blocks drawn one after the other, so that the first block's values do not depend
-        on whether others follow: a self-modeling network starts from the class weights of its baseline.
-        """
-        outputs, inputs = self.weight.shape[1:]
-        bound = 1 / math.sqrt(inputs)
-        for replicate, generator in enumerate(generators):
-            start = 0
-            for count in rows or (outputs,):
-                block = slice(start, start + count)
-                self.weight[replicate, block].copy_(_uniform((count, inputs), bound, generator))
-                self.bias[replicate, block].copy_(_uniform((count,), bound, generator))
-                start += count
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map inputs (G, B, inputs) to (R, B, outputs), R a multiple of G.
-
-        G = R gives every replicate its own batch. A smaller G shares batch g among the replicates
-        g·R/G … (g+1)·R/G − 1, in one larger matrix product.
-        """
-        replicates, outputs, features = self.weight.shape
-        groups, batch, _ = inputs.shape
-        if groups == replicates:
-            return torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight.transpose(1, 2))
-        together = replicates // groups * outputs
-        weight = self.weight.reshape(groups, together, features).transpose(1, 2)
-        grouped = torch.baddbmm(self.bias.reshape(groups, 1, together), inputs, weight)
-        return grouped.view(groups, batch, -1, outputs).transpose(1, 2).reshape(replicates, batch, outputs)
+    logits: Tensor  # (R, B, classes)
+    prediction: Tensor | None  # (R, B, predicted)
+    features: Tensor  # (R, B, F), what the head reads
+    hidden: Mapping[int, Tensor]  # by depth, (R, B, units), those that were asked for
 
 
 class ReplicatedModule(nn.Module):
@@ -80,6 +64,8 @@ class ReplicatedModule(nn.Module):
     """
 
     stackable: ClassVar[bool] = True
+    # Samples in one forward pass of an evaluation, which bounds its memory.
+    evaluation_batch: ClassVar[int] = 2048
 
     @property
     def replicates(self) -> int:
@@ -102,33 +88,91 @@ class ReplicatedModule(nn.Module):
 
 
 class ReplicatedNetwork(ReplicatedModule, ABC):
-    """R classifiers of one architecture in one module; `head` is their final linear layer."""
+    """R classifiers of one architecture in one module.
+
+    `head` is the final linear layer; its rows beyond the classes, or `separate_head` where there is one, predict.
+    """
 
     architecture: ClassVar[str]
+    summary: ClassVar[str]
     head: ReplicatedLinear
+    separate_head: nn.Sequential | None
+    dropout: ReplicatedDropout | None
 
-    @staticmethod
+    def __init__(self, classes: int):
+        super().__init__()
+        self.classes = classes
+
+    @classmethod
     @abstractmethod
-    def describe(config: NetworkConfig) -> tuple[Layer, ...]:
+    def refusal(cls, config: NetworkConfig, inputs: InputSpec) -> str | None:
+        """Why such a network cannot be built for such inputs, in words that follow its name; None if it can."""
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
         """The hidden layers that such a network has, in order of depth."""
 
     @classmethod
     @abstractmethod
-    def build(cls, config: NetworkConfig, features: int, head_rows: Sequence[int], seeds: Sequence[int]) -> Self:
-        """Build and initialise one replicate per seed; `head_rows` are the sizes of the head's blocks of outputs."""
+    def build(
+        cls, config: NetworkConfig, inputs: InputSpec, head: Head, seeds: Sequence[int], dropout: float = 0.0
+    ) -> Self:
+        """Build and initialise one replicate per seed.
+
+        Every part draws from a stream of the replicate's seed in its order of depth, the head last and the classes
+        first in it: a self-modeling network starts from the weights of its baseline.
+        """
 
     @abstractmethod
-    def forward(self, inputs: Tensor) -> Activations:
-        """Inputs (G, B, features) to outputs (R, B, O) and hidden activations; G is R, or fewer to share batches."""
+    def forward(self, inputs: Tensor, record: Collection[int] = ()) -> Activations:
+        """Inputs (G, B, …) to what R replicates make of them, and the activations of the layers of depths `record`.
+
+        G = R gives every replicate its own batch. A smaller G shares batch g among the replicates
+        g·R/G … (g+1)·R/G − 1.
+        """
+
+    @abstractmethod
+    def layer_weights(self) -> dict[str, Tensor]:
+        """The weights of each hidden layer by its name, (R, …), without biases."""
+
+    def use_sparse_gradients(self) -> bool:
+        """Let gradients of large tables be sparse in training; whether there are any."""
+        return False
 
     @torch.no_grad()
-    def with_head_rows(self, rows: int) -> Self:
-        """A copy whose head keeps its first `rows` outputs: the classifier without the self-model's rows."""
-        cut = copy.deepcopy(self)
-        cut.head.weight = nn.Parameter(cut.head.weight[:, :rows].clone())
-        cut.head.bias = nn.Parameter(cut.head.bias[:, :rows].clone())
-        return cut
+    def classifier(self) -> Self:
+        """A copy without what predicts activations: the classification network alone."""
+        alone = copy.deepcopy(self)
+        alone.head.weight = nn.Parameter(alone.head.weight[:, : self.classes].clone())
+        alone.head.bias = nn.Parameter(alone.head.bias[:, : self.classes].clone())
+        alone.separate_head = None
+        return alone
+
+    def _add_head(self, features: int, head: Head, seeds: Sequence[int], streams: Sequence[torch.Generator]) -> None:
+        """Build and initialise the head; the last step of `build`."""
+        replicates = len(seeds)
+        self.head = ReplicatedLinear(replicates, features, sum(head.rows))
+        self.head.initialize(streams, head.rows)
+        self.separate_head = None
+        if head.predicted and head.hidden is not None:
+            hidden = ReplicatedLinear(replicates, features, head.hidden)
+            prediction = ReplicatedLinear(replicates, head.hidden, head.predicted)
+            hidden.initialize(streams)
+            prediction.initialize(streams)
+            self.separate_head = nn.Sequential(hidden, nn.ReLU(), prediction)
+
+    def _read(self, features: Tensor, hidden: Mapping[int, Tensor]) -> Activations:
+        """Let the head read the features (R, B, F)."""
+        outputs = self.head(features)
+        logits, prediction = outputs[..., : self.classes], None
+        if self.separate_head is not None:
+            prediction = self.separate_head(features)
+        elif outputs.shape[2] > self.classes:
+            prediction = outputs[..., self.classes :]
+        return Activations(logits, prediction, features, hidden)
 
 
-def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+def make_dropout(probability: float, seeds: Sequence[int]) -> ReplicatedDropout | None:
+    """The dropout after every hidden layer, None where there is none."""
+    return ReplicatedDropout(probability, generators(seeds, "dropout")) if probability else None

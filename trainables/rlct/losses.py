@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from trainables.networks import ReplicatedModule
 from trainables.tasks import Split
-from trainables.training import EVALUATION_BATCH
 
 # (network of M copies, inputs (G, B, …), labels (G, B)) to the loss of every sample, (M, B), in nats. G is M, or fewer:
 # then copies g·M/G … (g+1)·M/G − 1 share batch g.
@@ -40,7 +39,7 @@ class Start:
 
 def cross_entropies(network: Any, inputs: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy of every sample under every copy of a classifier, (M, B), nats."""
-    outputs = network(inputs).outputs
+    outputs = network(inputs).logits
     labels = labels.repeat_interleave(len(outputs) // len(labels), dim=0)
     return functional.cross_entropy(outputs.transpose(1, 2), labels, reduction="none")
 
@@ -91,7 +90,7 @@ def _losses_and_gradient(
     """The loss of every sample, (R, n), and the gradient of their mean, a tensor per parameter."""
     parameters = list(network.parameters())
     losses, gradient = [], [torch.zeros_like(parameter) for parameter in parameters]
-    for inputs, labels in split.batches(EVALUATION_BATCH):
+    for inputs, labels in split.batches(network.evaluation_batch):
         of_batch = sample_losses(network, inputs.unsqueeze(0), labels.unsqueeze(0))
         losses.append(of_batch.detach())
         for total, part in zip(gradient, torch.autograd.grad(of_batch.sum() / len(split), parameters), strict=True):

@@ -4,13 +4,27 @@ import difflib
 from pathlib import Path
 
 from trainables.errors import ConfigError
-from trainables.tasks.base import Recipe, Split, Splits, Task, TaskData
+from trainables.tasks.base import NO_TOKEN, DataShape, InputSpec, Recipe, Split, Splits, Task, TaskData
+from trainables.tasks.cifar10 import Cifar10
 from trainables.tasks.digits import Digits
+from trainables.tasks.imdb import Imdb
 from trainables.tasks.mnist import Mnist
 
-TASKS: dict[str, Task] = {task.name: task for task in (Digits(), Mnist())}
+TASKS: dict[str, Task] = {task.name: task for task in (Digits(), Mnist(), Cifar10(), Imdb())}
 
-__all__ = ["TASKS", "Recipe", "Split", "Splits", "Task", "TaskData", "get_task", "load_task"]
+__all__ = [
+    "NO_TOKEN",
+    "TASKS",
+    "DataShape",
+    "InputSpec",
+    "Recipe",
+    "Split",
+    "Splits",
+    "Task",
+    "TaskData",
+    "get_task",
+    "load_task",
+]
 
 
 def get_task(name: str) -> Task:
@@ -33,4 +47,7 @@ def load_task(name: str, root: Path | None = None) -> TaskData:
         ConfigError: the task is unknown.
         DataError: the data is missing and cannot be fetched, or is not what it should be.
     """
-    return get_task(name).load(root)
+    task = get_task(name)
+    data = task.load(root)
+    assert data.shape == task.shape, f"the data of {name!r} is {data.shape}, and the task says {task.shape}"
+    return data

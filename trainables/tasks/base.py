@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.config import RlctConfig, TrainingConfig
+from trainables.config import NetworkConfig, RlctConfig, TrainingConfig
+from trainables.errors import DataError
+
+# Stands after the end of a text, where others are longer.
+NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -21,17 +25,53 @@ class Recipe:
 
     training: TrainingConfig
     rlct: RlctConfig
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    target_depth: int | str = "last"  # the published target layers, as a study names them
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What one sample is: float values of that shape, or a text of up to shape[0] tokens."""
+
+    shape: tuple[int, ...]  # an image is (channels, height, width)
+    vocabulary: int | None = None  # different tokens, for text
+
+    @property
+    def is_text(self) -> bool:
+        return self.vocabulary is not None
+
+    @property
+    def is_image(self) -> bool:
+        return self.vocabulary is None and len(self.shape) == 3
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """The sizes of a data set: all that a network or a plan needs to know before the data is read."""
+
+    inputs: InputSpec
+    classes: int
+    train_samples: int
+    test_samples: int
+
+    def training_size(self, validation_fraction: float) -> int:
+        """Number of training samples left when that share is held out."""
+        return self.train_samples - round(self.train_samples * validation_fraction)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs (n, features), float32, and labels (n,), int64, of one split."""
+    """Inputs (n, …) and labels (n,), int64, of one split."""
 
     inputs: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def first(self, samples: int) -> "Split":
+        """The first samples alone, or all if there are fewer."""
+        return Split(self.inputs[:samples], self.labels[:samples])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and labels in order, `size` samples at a time."""
@@ -52,7 +92,8 @@ class Splits:
 class TaskData:
     """A task's data, ready for a network: NumPy arrays, so that processes can share one copy.
 
-    Inputs are float32 (n, features), labels int64 (n,) from 0 to `classes` − 1.
+    Inputs are float32 (n, …), or int32 tokens (n, longest) with NO_TOKEN after a text's end; labels int64 (n,) from 0
+    to `classes` − 1.
     """
 
     task: str
@@ -61,22 +102,21 @@ class TaskData:
     train_labels: np.ndarray
     test_inputs: np.ndarray
     test_labels: np.ndarray
+    vocabulary: int | None = None  # different tokens, for text
 
     @property
-    def features(self) -> int:
-        return int(self.train_inputs.shape[1])
+    def shape(self) -> DataShape:
+        """The sizes of this data."""
+        inputs = InputSpec(self.train_inputs.shape[1:], self.vocabulary)
+        return DataShape(inputs, self.classes, len(self.train_labels), len(self.test_labels))
 
     def digest(self) -> str:
         """SHA-256 over content, shapes and types of all four arrays."""
-        sha = hashlib.sha256(f"{self.task} {self.classes}".encode())
+        sha = hashlib.sha256(f"{self.task} {self.classes} {self.vocabulary}".encode())
         for array in (self.train_inputs, self.train_labels, self.test_inputs, self.test_labels):
             sha.update(f"{array.dtype.str}{array.shape}".encode())
             sha.update(np.ascontiguousarray(array).data)
         return sha.hexdigest()
-
-    def training_size(self, validation_fraction: float) -> int:
-        """Number of training samples left when that share is held out."""
-        return len(self.train_labels) - round(len(self.train_labels) * validation_fraction)
 
     def split(self, validation_fraction: float, seed: int, device: torch.device | str = "cpu") -> Splits:
         """Cut the validation split from the training data, stratified by class; the test split is never touched.
@@ -91,7 +131,7 @@ class TaskData:
 
         n = len(self.train_labels)
         train, validation = train_test_split(
-            np.arange(n), test_size=n - self.training_size(validation_fraction), stratify=self.train_labels,
+            np.arange(n), test_size=n - self.shape.training_size(validation_fraction), stratify=self.train_labels,
             random_state=seed,
         )  # fmt: skip
         return Splits(
@@ -107,7 +147,10 @@ class Task(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     recipe: ClassVar[Recipe]
+    shape: ClassVar[DataShape]
     needs_data_root: ClassVar[bool]
+    # Whether training.augment means something: `augment` then changes images.
+    augments: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, root: Path | None) -> TaskData:
@@ -116,6 +159,45 @@ class Task(ABC):
         Raises:
             DataError: the data is missing and cannot be fetched, or is not what it should be.
         """
+
+    def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
+        """Draw the random changes of one epoch, (samples, k): the same for the same state of the generator."""
+        raise NotImplementedError(f"the recipe of {self.name!r} has no augmentation")
+
+    def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
+        """Apply changes (B, k) to inputs (B, …)."""
+        raise NotImplementedError(f"the recipe of {self.name!r} has no augmentation")
+
+
+def verify_file(path: Path, expected: str, data_set: str) -> None:
+    """See that a file is the one it should be, by its SHA-256.
+
+    Raises:
+        DataError: it is not, or cannot be read; names file and expected digest.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}. Make it readable, or name another --data."
+        ) from error
+    if found != expected:
+        raise DataError(
+            f"{path} is not the {data_set} file of that name (SHA-256 {found[:12]}… of {path.stat().st_size:,} bytes, "
+            f"expected {expected}): it is damaged or another data set's. Delete it and run again with a network "
+            "connection, or put the original file in its place."
+        )
+
+
+def missing_data(data_set: str, root: Path, files: str, error: Exception) -> DataError:
+    """The error for data that is not in `root`, where `files` were looked for, and could not be downloaded."""
+    reason = (str(error).splitlines() or [type(error).__name__])[-1]
+    return DataError(
+        f"{data_set} is not in {root.resolve()} (looked for {files}) and could not be downloaded ({reason}). Name the "
+        "folder that has it with --data DIR or SELF_MODELING_DATA, or run once with a network connection and a folder "
+        "that can be written to."
+    )
 
 
 def _as_split(inputs: np.ndarray, labels: np.ndarray, device: torch.device | str) -> Split:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainables.config import RlctConfig, TrainingConfig
-from trainables.tasks.base import Recipe, Task, TaskData
+from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData
 
 
 class Digits(Task):
@@ -15,6 +15,7 @@ class Digits(Task):
     name: ClassVar[str] = "digits"
     summary: ClassVar[str] = "1,797 handwritten digits of 8×8 pixels, embedded in scikit-learn"
     needs_data_root: ClassVar[bool] = False
+    shape: ClassVar[DataShape] = DataShape(InputSpec((1, 8, 8)), 10, 1437, 360)
     # The MNIST recipe, scaled to a data set forty times smaller: smaller batches, a larger learning rate, and settings
     # of the rlct that a calibration of the quickstart study found stable for all its networks.
     recipe: ClassVar[Recipe] = Recipe(
@@ -27,7 +28,7 @@ class Digits(Task):
         from sklearn.model_selection import train_test_split
 
         digits = load_digits()
-        inputs = (digits.data / 8.0 - 1.0).astype(np.float32)
+        inputs = (digits.images[:, None] / 8.0 - 1.0).astype(np.float32)
         labels = digits.target.astype(np.int64)
         # scikit-learn names no test split: one fifth, always the same.
         train_inputs, test_inputs, train_labels, test_labels = train_test_split(

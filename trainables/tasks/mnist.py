@@ -1,7 +1,6 @@
 """MNIST through torchvision, verified file by file."""
 
 import contextlib
-import hashlib
 import io
 from pathlib import Path
 from typing import ClassVar
@@ -9,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainables.config import RlctConfig, TrainingConfig
-from trainables.errors import DataError
-from trainables.tasks.base import Recipe, Task, TaskData
+from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData, missing_data, verify_file
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -26,6 +24,7 @@ class Mnist(Task):
     name: ClassVar[str] = "mnist"
     summary: ClassVar[str] = "70,000 handwritten digits of 28×28 pixels, through torchvision"
     needs_data_root: ClassVar[bool] = True
+    shape: ClassVar[DataShape] = DataShape(InputSpec((1, 28, 28)), 10, 60_000, 10_000)
     # Premakumar et al. (2024), arXiv 2407.10188, and its released code.
     recipe: ClassVar[Recipe] = Recipe(
         training=TrainingConfig(learning_rate=0.005, batch_size=512, epochs=50, validation_fraction=0.1),
@@ -41,7 +40,7 @@ class Mnist(Task):
         if not all((raw / name).is_file() for name in SHA256):
             _download(root)
         for name, expected in SHA256.items():
-            _verify(raw / name, expected)
+            verify_file(raw / name, expected, "MNIST")
         train, test = MNIST(str(root), train=True), MNIST(str(root), train=False)
         return TaskData(
             self.name, 10,
@@ -51,8 +50,8 @@ class Mnist(Task):
 
 
 def _scaled(images: np.ndarray) -> np.ndarray:
-    """Bytes (n, 28, 28) to float32 (n, 784) in [−1, 1]."""
-    return images.reshape(len(images), -1).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    """Bytes (n, 28, 28) to float32 (n, 1, 28, 28) in [−1, 1]."""
+    return images[:, None].astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def _download(root: Path) -> None:
@@ -62,24 +61,4 @@ def _download(root: Path) -> None:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             MNIST(str(root), download=True)
     except (RuntimeError, OSError) as error:
-        raise DataError(
-            f"MNIST is not in {root.resolve()} (looked for MNIST/raw/train-images-idx3-ubyte and three more files) "
-            f"and could not be downloaded ({str(error).splitlines()[-1]}). Name the folder that has it with --data DIR "
-            "or SELF_MODELING_DATA, or run once with a network connection and a folder that can be written to."
-        ) from error
-
-
-def _verify(path: Path, expected: str) -> None:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror}. Make it readable, or name another --data."
-        ) from error
-    if found != expected:
-        raise DataError(
-            f"{path} is not the MNIST file of that name (SHA-256 {found[:12]}… of {path.stat().st_size:,} bytes, "
-            f"expected {expected[:12]}…): it is damaged or another data set's. Delete it and run again with a network "
-            "connection, or put the original file in its place."
-        )
+        raise missing_data("MNIST", root, "MNIST/raw/train-images-idx3-ubyte and three more files", error) from error

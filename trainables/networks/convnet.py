@@ -1,0 +1,99 @@
+"""A small convolutional network, which trains on a laptop."""
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables.config import NetworkConfig
+from trainables.networks.base import Activations, Head, Layer, ReplicatedNetwork, make_dropout
+from trainables.networks.layers import ReplicatedConv2d, ReplicatedLinear, weights_by_name
+from trainables.seeds import generators
+from trainables.tasks.base import InputSpec
+
+# Units of the dense layer for each channel of the first convolution.
+DENSE_PER_CHANNEL = 8
+
+
+class ReplicatedConvNet(ReplicatedNetwork):
+    """R networks: conv1 → … → dense → head.
+
+    A stage is a 3×3 convolution, ReLU and 2×2 max-pooling; the first has `width` channels and each next one twice as
+    many. The dense ReLU layer has 8 · `width` units. A stage's activations are those after pooling.
+    """
+
+    architecture: ClassVar[str] = "convnet"
+    summary: ClassVar[str] = (
+        "hidden_layers stages of 3×3 convolution, ReLU and pooling, with width, 2·width, … channels, then a ReLU layer "
+        f"of {DENSE_PER_CHANNEL}·width units"
+    )
+    evaluation_batch: ClassVar[int] = 1024
+    stages: nn.ModuleList
+    dense: ReplicatedLinear
+
+    @classmethod
+    def refusal(cls, config: NetworkConfig, inputs: InputSpec) -> str | None:
+        if not inputs.is_image:
+            return "reads images alone"
+        if config.hidden_layers < 1:
+            return "needs hidden_layers 1 or more"
+        stages = min(inputs.shape[1:]).bit_length() - 1
+        if config.hidden_layers > stages:
+            return (
+                f"halves the image in each stage, which {inputs.shape[1]}×{inputs.shape[2]} pixels allow {stages} times"
+            )
+        return None
+
+    @classmethod
+    def describe(cls, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
+        _, height, width = inputs.shape
+        stages = tuple(
+            Layer(f"conv{n}", n, (config.width * 2 ** (n - 1), height >> n, width >> n))
+            for n in range(1, config.hidden_layers + 1)
+        )
+        return (*stages, Layer("dense", len(stages) + 1, (DENSE_PER_CHANNEL * config.width,), feeds_head=True))
+
+    @classmethod
+    def build(
+        cls, config: NetworkConfig, inputs: InputSpec, head: Head, seeds: Sequence[int], dropout: float = 0.0
+    ) -> Self:
+        network = cls(head.classes)
+        streams, replicates = generators(seeds, "initialisation"), len(seeds)
+        *stages, dense = cls.describe(config, inputs)
+        channels = [inputs.shape[0], *(stage.shape[0] for stage in stages)]
+        network.stages = nn.ModuleList(
+            ReplicatedConv2d(replicates, incoming, outgoing, kernel=3) for incoming, outgoing in pairwise(channels)
+        )
+        network.dense = ReplicatedLinear(replicates, stages[-1].units, dense.units)
+        for layer in (*network.stages, network.dense):
+            layer.initialize(streams)
+        network.dropout = make_dropout(dropout, seeds)
+        network._add_head(dense.units, head, seeds, streams)
+        return network
+
+    def forward(self, inputs: Tensor, record: Collection[int] = ()) -> Activations:
+        copies = self.replicates // len(inputs)
+        stages = [stage.unbind() for stage in self.stages if isinstance(stage, ReplicatedConv2d)]
+        recorded: dict[int, list[Tensor]] = {depth: [] for depth in record if depth <= len(stages)}
+        flat = []
+        for replicate in range(self.replicates):
+            image = inputs[replicate // copies]
+            for depth, stage in enumerate(stages, 1):
+                weight, bias = stage[replicate]
+                image = functional.max_pool2d(torch.relu(functional.conv2d(image, weight, bias, padding=1)), 2)
+                if depth in recorded:
+                    recorded[depth].append(image.flatten(1))
+                if self.dropout is not None:
+                    image = self.dropout(image, replicate)
+            flat.append(image.flatten(1))
+        hidden = {depth: torch.stack(activations) for depth, activations in recorded.items()}
+        features = torch.relu(self.dense(torch.stack(flat)))
+        if len(stages) + 1 in record:
+            hidden[len(stages) + 1] = features
+        return self._read(features if self.dropout is None else self.dropout(features), hidden)
+
+    def layer_weights(self) -> dict[str, Tensor]:
+        return weights_by_name("conv", self.stages) | {"dense": self.dense.weight}

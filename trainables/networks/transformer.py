@@ -1,0 +1,142 @@
+"""A small transformer that classifies texts."""
+
+from collections.abc import Collection, Sequence
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables.config import NetworkConfig
+from trainables.networks.base import Activations, Head, Layer, ReplicatedNetwork, make_dropout
+from trainables.networks.layers import ReplicatedEmbedding, ReplicatedLayerNorm, ReplicatedLinear, weights_by_name
+from trainables.seeds import generators
+from trainables.tasks.base import InputSpec
+
+# Tokens that are read of a text: attention costs the square of their number.
+LONGEST = 256
+UNITS_PER_ATTENTION_HEAD = 16
+# Units of the perceptron in a block for each unit of the block.
+EXPANSION = 4
+# Spread of the initial token and position vectors (Radford et al. 2018).
+EMBEDDING_STD = 0.02
+
+
+class ReplicatedTransformer(ReplicatedNetwork):
+    """R networks: tokens and positions → block1 → … → head.
+
+    Pre-normalised blocks (Xiong et al. 2020, arXiv 2002.04745) of self-attention over the first 256 tokens and a GELU
+    perceptron. A block's activations are the mean of its outputs over the tokens of the text, the last one's after the
+    final layer normalisation: these are what the head reads.
+    """
+
+    architecture: ClassVar[str] = "transformer"
+    summary: ClassVar[str] = f"hidden_layers blocks of self-attention over {LONGEST} tokens, width units each"
+    evaluation_batch: ClassVar[int] = 256
+    tokens: ReplicatedEmbedding
+    positions: ReplicatedEmbedding
+    blocks: nn.ModuleList
+    norm: ReplicatedLayerNorm
+
+    @classmethod
+    def refusal(cls, config: NetworkConfig, inputs: InputSpec) -> str | None:
+        if not inputs.is_text:
+            return "reads text alone"
+        if config.hidden_layers < 1:
+            return "needs hidden_layers 1 or more"
+        if config.width % UNITS_PER_ATTENTION_HEAD:
+            return f"needs a width that is a multiple of {UNITS_PER_ATTENTION_HEAD}"
+        return None
+
+    @classmethod
+    def describe(cls, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
+        last = config.hidden_layers
+        return tuple(Layer(f"block{n}", n, (config.width,), n == last) for n in range(1, last + 1))
+
+    @classmethod
+    def build(
+        cls, config: NetworkConfig, inputs: InputSpec, head: Head, seeds: Sequence[int], dropout: float = 0.0
+    ) -> Self:
+        assert inputs.vocabulary is not None
+        network = cls(head.classes)
+        streams, replicates = generators(seeds, "initialisation"), len(seeds)
+        longest = min(LONGEST, inputs.shape[0])
+        network.tokens = ReplicatedEmbedding(replicates, inputs.vocabulary, config.width)
+        network.positions = ReplicatedEmbedding(replicates, longest, config.width)
+        network.blocks = nn.ModuleList(_Block(replicates, config.width) for _ in range(config.hidden_layers))
+        network.norm = ReplicatedLayerNorm(replicates, config.width)
+        for module in (network.tokens, network.positions, *network.blocks):
+            module.initialize(streams)
+        with torch.no_grad():
+            for table in (network.tokens, network.positions):
+                table.weight.mul_(EMBEDDING_STD)
+        network.dropout = make_dropout(dropout, seeds)
+        network._add_head(config.width, head, seeds, streams)
+        return network
+
+    def forward(self, inputs: Tensor, record: Collection[int] = ()) -> Activations:
+        tokens = inputs[..., : self.positions.weight.shape[1]]
+        # No text of the batch is longer than this, and attention need not look further.
+        tokens = tokens[..., : max(1, int((tokens >= 0).sum(dim=2).max()))]
+        stream = self.tokens(tokens) + self.positions.weight[:, None, : tokens.shape[2]]
+        present = (tokens >= 0).repeat_interleave(self.replicates // len(tokens), dim=0)
+        hidden = {}
+        for depth, block in enumerate(self.blocks, 1):
+            stream = block(stream, present)
+            if depth < len(self.blocks) and depth in record:
+                hidden[depth] = _mean_over_tokens(stream, present)
+            if self.dropout is not None:
+                stream = self.dropout(stream)
+        features = _mean_over_tokens(self.norm(stream.flatten(1, 2)).view_as(stream), present)
+        if len(self.blocks) in record:
+            hidden[len(self.blocks)] = features
+        return self._read(features, hidden)
+
+    def layer_weights(self) -> dict[str, Tensor]:
+        return weights_by_name("block", self.blocks)
+
+
+class _Block(nn.Module):
+    """R blocks: x + attention(norm(x)), then x + perceptron(norm(x))."""
+
+    def __init__(self, replicates: int, units: int):
+        super().__init__()
+        self.attention_norm = ReplicatedLayerNorm(replicates, units)
+        self.queries_keys_values = ReplicatedLinear(replicates, units, 3 * units)
+        self.mixed = ReplicatedLinear(replicates, units, units)
+        self.perceptron_norm = ReplicatedLayerNorm(replicates, units)
+        self.expand = ReplicatedLinear(replicates, units, EXPANSION * units)
+        self.contract = ReplicatedLinear(replicates, EXPANSION * units, units)
+
+    def initialize(self, streams: Sequence[torch.Generator]) -> None:
+        for layer in (self.queries_keys_values, self.mixed, self.expand, self.contract):
+            layer.initialize(streams)
+
+    def forward(self, stream: Tensor, present: Tensor) -> Tensor:
+        """Stream (R, B, L, units); `present` (R, B, L) says which tokens there are."""
+        shape = stream.shape
+        flat = stream.flatten(1, 2)
+        flat = flat + self.mixed(self._attend(self.attention_norm(flat).view(shape), present).view_as(flat))
+        flat = flat + self.contract(functional.gelu(self.expand(self.perceptron_norm(flat))))
+        summed: Tensor = flat
+        return summed.view(shape)
+
+    def _attend(self, stream: Tensor, present: Tensor) -> Tensor:
+        replicates, batch, longest, units = stream.shape
+        projected = self.queries_keys_values(stream.flatten(1, 2))
+        # Each (R·B, attention heads, L, units per head).
+        queries, keys, values = projected.view(replicates * batch, longest, 3, -1, UNITS_PER_ATTENTION_HEAD).permute(
+            2, 0, 3, 1, 4
+        )
+        # An empty text attends to its first place: a softmax over nothing would not be a number.
+        seen = present.clone()
+        seen[..., 0] = True
+        mixed: Tensor = functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=seen.view(-1, 1, 1, longest)
+        )
+        return mixed.transpose(1, 2).reshape(replicates, batch, longest, units)
+
+
+def _mean_over_tokens(stream: Tensor, present: Tensor) -> Tensor:
+    kept = present.unsqueeze(3)
+    return (stream * kept).sum(dim=2) / kept.sum(dim=2).clamp(min=1)

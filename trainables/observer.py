@@ -1,0 +1,145 @@
+"""The observer: is a network easier for ANOTHER network to predict?
+
+A fresh network of fixed size learns, from the inputs alone, the activations and the class probabilities of a trained
+one. How well it does on inputs that neither has seen says how predictable that network has become.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainables.config import NetworkConfig, ObserverConfig, TrainingConfig
+from trainables.networks import Head, ReplicatedNetwork, get_architecture
+from trainables.networks.layers import ReplicatedEmbedding
+from trainables.seeds import derived_seed
+from trainables.tasks import Split, Splits
+from trainables.tasks.base import InputSpec
+from trainables.training import sample_orders
+
+# Samples from which the scale of the observed activations is taken.
+SCALE_SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class Observation:
+    """How well the observer predicts each of R networks on held-out inputs, each (R,)."""
+
+    r2: np.ndarray  # of the activations against the mean predictor, units pooled
+    agreement: np.ndarray  # share of inputs whose most probable class it names
+
+
+def observe(
+    network: ReplicatedNetwork,
+    depths: Sequence[int],
+    inputs: InputSpec,
+    splits: Splits,
+    config: ObserverConfig,
+    seeds: Sequence[int],
+) -> Observation:
+    """Train an observer per replicate on the training split, and measure it on the held-out one.
+
+    The observer is a perceptron with one hidden layer, or for text the mean of token vectors and one hidden layer. Its
+    loss is the cross-entropy of the class probabilities plus the mean squared error of the activations, each unit
+    about its mean and all on one scale.
+
+    Args:
+        network: the observed one, in evaluation mode; left unchanged.
+        depths: of the layers whose activations are observed.
+        inputs: what one sample is.
+        splits: the held-out split is the validation split, or the test split where there is none.
+        config: size and training of the observer.
+        seeds: of the R observed networks; the observers' own are derived from them.
+    """
+    observed = _Observed(network, tuple(depths), splits.train)
+    device = splits.train.inputs.device
+    own_seeds = [derived_seed(seed, "observer") for seed in seeds]
+    reader = NetworkConfig(architecture="embedding_bag" if inputs.is_text else "mlp", width=config.width)
+    head = Head(network.classes, observed.units)
+    student = get_architecture(reader.architecture).build(reader, inputs, head, own_seeds).to(device)
+    optimizers = _optimizers(student, config)
+    training = TrainingConfig(epochs=config.epochs, batch_size=config.batch_size)
+    for order in sample_orders(len(splits.train), training, own_seeds):
+        for start in range(0, order.shape[1], config.batch_size):
+            seen = splits.train.inputs[order[:, start : start + config.batch_size].to(device)]
+            probabilities, activations = observed(seen)
+            predicted = student(seen)
+            entropy = functional.cross_entropy(
+                predicted.logits.flatten(0, 1), probabilities.flatten(0, 1), reduction="none"
+            )
+            error = (predicted.prediction - activations).square().mean(dim=2)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            # The replicates share no parameter: the gradient of the sum is each one's own.
+            (entropy.view_as(error) + error).mean(dim=1).sum().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    return _measure(student.eval(), observed, splits.test if splits.validation is None else splits.validation)
+
+
+class _Observed:
+    """What there is to predict of R networks: class probabilities, and activations about their mean on one scale."""
+
+    @torch.no_grad()
+    def __init__(self, network: ReplicatedNetwork, depths: tuple[int, ...], train: Split):
+        self._network, self._depths = network, depths
+        self.evaluation_batch = network.evaluation_batch
+        sample = torch.cat(
+            [
+                self._activations(inputs.unsqueeze(0))[1]
+                for inputs, _ in train.first(SCALE_SAMPLES).batches(network.evaluation_batch)
+            ],
+            dim=1,
+        )
+        variance, self._mean = torch.var_mean(sample, dim=1, keepdim=True)
+        # A network whose activations never change is predicted by their mean; it has no scale.
+        scale = variance.mean(dim=2, keepdim=True).sqrt()
+        self._scale = torch.where(scale > 0, scale, 1.0)
+        self.units = sample.shape[2]
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        logits, activations = self._activations(inputs)
+        return logits.softmax(dim=2), (activations - self._mean) / self._scale
+
+    def _activations(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self._network(inputs, self._depths)
+        return seen.logits, torch.cat([seen.hidden[depth] for depth in self._depths], dim=2)
+
+
+@torch.no_grad()
+def _measure(student: ReplicatedNetwork, observed: _Observed, held_out: Split) -> Observation:
+    agreed, error, total, squares = [], [], [], []
+    for inputs, _ in held_out.batches(observed.evaluation_batch):
+        probabilities, activations = observed(inputs.unsqueeze(0))
+        predicted = student(inputs.unsqueeze(0))
+        same = (predicted.logits.argmax(dim=2) == probabilities.argmax(dim=2)).double()
+        # Where the observed network has diverged there is nothing to agree with.
+        agreed.append(torch.where(probabilities.isfinite().all(dim=2), same, math.nan).sum(dim=1))
+        error.append((predicted.prediction - activations).double().square().sum(dim=(1, 2)))
+        total.append(activations.double().sum(dim=1))
+        squares.append(activations.double().square().sum(dim=1))
+    samples = len(held_out)
+    variation = (_sum(squares) - _sum(total).square() / samples).sum(dim=1)
+    r2 = 1 - _sum(error) / variation
+    return Observation(r2.cpu().numpy(), (_sum(agreed) / samples).cpu().numpy())
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum(dim=0)
+
+
+def _optimizers(student: ReplicatedNetwork, config: ObserverConfig) -> list[torch.optim.Optimizer]:
+    if not student.use_sparse_gradients():
+        return [torch.optim.Adam(student.parameters(), lr=config.learning_rate, fused=True)]
+    tables = [module.weight for module in student.modules() if isinstance(module, ReplicatedEmbedding)]
+    others = [parameter for parameter in student.parameters() if not any(parameter is table for table in tables)]
+    # A step for the tokens of the batch alone: Adam would go through the whole table each time.
+    return [
+        torch.optim.Adam(others, lr=config.learning_rate, fused=True),
+        torch.optim.SparseAdam(tables, lr=config.learning_rate),
+    ]

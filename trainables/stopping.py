@@ -1,0 +1,43 @@
+"""Stopping each replicate where it has come down to a loss, while the others train on."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.networks import ReplicatedNetwork
+
+
+class LossStop:
+    """Keeps weights and measures that each of R replicates had when its loss first came down to `until_loss`."""
+
+    def __init__(self, network: ReplicatedNetwork, until_loss: float):
+        self._network = network
+        self._until_loss = until_loss
+        self._weights: dict[int, dict[str, Tensor]] = {}
+        self._measures: dict[int, dict[str, float]] = {}
+
+    @property
+    def all_stopped(self) -> bool:
+        """Whether no replicate has to train any longer."""
+        return len(self._weights) == self._network.replicates
+
+    def keep(self, measures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The measures (R,) of an epoch, with those of the replicates that have stopped before as they were then."""
+        for replicate, loss in enumerate(measures["train_loss"]):
+            if replicate not in self._weights and loss <= self._until_loss:
+                state = self._network.state_dict()
+                self._weights[replicate] = {name: tensor[replicate].clone() for name, tensor in state.items()}
+                self._measures[replicate] = {name: float(values[replicate]) for name, values in measures.items()}
+        kept = {name: values.copy() for name, values in measures.items()}
+        for replicate, of_replicate in self._measures.items():
+            for name, value in of_replicate.items():
+                kept[name][replicate] = value
+        return kept
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give every replicate that has stopped the weights it had then."""
+        state = self._network.state_dict()
+        for replicate, weights in self._weights.items():
+            for name, tensor in weights.items():
+                state[name][replicate].copy_(tensor)

@@ -1,0 +1,123 @@
+"""CIFAR-10 through torchvision, verified file by file, and the random changes its images are trained with."""
+
+import contextlib
+import io
+import math
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from trainables.config import NetworkConfig, RlctConfig, TrainingConfig
+from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData, missing_data, verify_file
+
+SHA256 = {
+    "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
+    "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
+    "data_batch_3": "0f00d98ebfb30b3ec0ad19f9756dc2630b89003e10525f5e148445e82aa6a1f9",
+    "data_batch_4": "3f7bb240661948b8f4d53e36ec720d8306f5668bd0071dcb4e6c947f78e9682b",
+    "data_batch_5": "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
+    "test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
+    "batches.meta": "f962466ef690d46b226450fb9aadc74ba4bc64a76aa526b5827fe4bc5c7125cb",
+}
+SIDE = 32  # pixels
+BLACK = -1.0
+MOST_DEGREES = 15.0
+MOST_SHIFT = 0.1  # of the side
+
+
+class Cifar10(Task):
+    """50,000 + 10,000 colour images of 32×32 pixels, ten classes, scaled to [−1, 1]."""
+
+    name: ClassVar[str] = "cifar10"
+    summary: ClassVar[str] = "60,000 colour photographs of 32×32 pixels in ten classes, through torchvision"
+    needs_data_root: ClassVar[bool] = True
+    shape: ClassVar[DataShape] = DataShape(InputSpec((3, SIDE, SIDE)), 10, 50_000, 10_000)
+    augments: ClassVar[bool] = True
+    # Premakumar et al. (2024), arXiv 2407.10188, and its released code; the targets are the outputs of the last
+    # residual block and of the hidden layer.
+    recipe: ClassVar[Recipe] = Recipe(
+        training=TrainingConfig(
+            optimizer="adam", learning_rate=1e-4, batch_size=64, epochs=250, augment=True, validation_fraction=0.1
+        ),
+        rlct=RlctConfig(step_size=1e-4, localization=100.0, chains=4, draws=400, batch_size=64),
+        network=NetworkConfig(architecture="resnet18", hidden_layers=1, width=2000),
+        target_depth="9+10",
+    )
+
+    def load(self, root: Path | None) -> TaskData:
+        # torchvision takes a second to import.
+        from torchvision.datasets import CIFAR10
+
+        root = Path("data") if root is None else root
+        folder = root / CIFAR10.base_folder
+        if not all((folder / name).is_file() for name in SHA256):
+            _download(root)
+        # The files are pickles, and reading one runs what is in it: none is read before all are verified.
+        for name, expected in SHA256.items():
+            verify_file(folder / name, expected, "CIFAR-10")
+        train, test = CIFAR10(str(root), train=True), CIFAR10(str(root), train=False)
+        return TaskData(
+            self.name, 10,
+            _scaled(train.data), np.asarray(train.targets, np.int64),
+            _scaled(test.data), np.asarray(test.targets, np.int64),
+        )  # fmt: skip
+
+    def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
+        """Draw (samples, 4), float32: degrees clockwise, pixels to the right, pixels down, and 1 to mirror, else 0.
+
+        The distributions are those of torchvision's RandomAffine(degrees=15, translate=(0.1, 0.1)) and
+        RandomHorizontalFlip; as there, shifts are drawn uniformly and rounded to whole pixels, here −3 to 3.
+        """
+        uniform = torch.rand(samples, 4, generator=generator)
+        most = torch.tensor([MOST_DEGREES, MOST_SHIFT * SIDE, MOST_SHIFT * SIDE])
+        changes = (2 * uniform[:, :3] - 1) * most
+        return torch.cat([changes[:, :1], changes[:, 1:].round(), (uniform[:, 3:] < 0.5).float()], dim=1)
+
+    def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
+        """Rotate about the centre, then shift, then mirror images (B, 3, 32, 32), each as its row of (B, 4) says.
+
+        A pixel takes the value of the one nearest to where it comes from, and is black where that is outside, as in
+        torchvision's transforms of the same names.
+        """
+        degrees, right, down, mirrored = changes.to(inputs.device, inputs.dtype)[:, :, None].unbind(1)
+        # Backwards from the pixels of the result, in pixels from the centre: (B, 32) each.
+        centres = torch.arange(SIDE, device=inputs.device, dtype=inputs.dtype) - (SIDE - 1) / 2
+        x = ((1 - 2 * mirrored) * centres - right)[:, None, :]
+        y = (centres - down)[:, :, None]
+        # Arithmetic by elements, not F.affine_grid: the products of matrices in there may round otherwise in a larger
+        # batch, and a pixel half-way between two would then depend on what it was stacked with.
+        angle = (degrees * (math.pi / 180))[:, :, None]
+        cosine, sine = angle.cos(), angle.sin()
+        grid = torch.stack([cosine * x + sine * y, cosine * y - sine * x], dim=-1) / (SIDE / 2)
+        inside = _nearest(torch.ones_like(inputs[:, :1]), grid) > 0.5
+        return _nearest(inputs, grid).where(inside, BLACK)
+
+
+def _nearest(images: Tensor, grid: Tensor) -> Tensor:
+    """The pixels of images (B, C, H, W) nearest to the places (B, H, W, 2), zeros outside."""
+    return grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+
+def _scaled(images: np.ndarray) -> np.ndarray:
+    """Bytes (n, 32, 32, 3) to float32 (n, 3, 32, 32) in [−1, 1]."""
+    # In place: a copy of the training images takes 600 MB.
+    scaled = np.empty((len(images), 3, SIDE, SIDE), np.float32)
+    np.divide(images.transpose(0, 3, 1, 2), np.float32(127.5), out=scaled)
+    scaled -= np.float32(1)
+    return scaled
+
+
+def _download(root: Path) -> None:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            # Not CIFAR10(download=True): it would go on to read the files, which are still to be verified.
+            download_and_extract_archive(CIFAR10.url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+    except (RuntimeError, OSError) as error:
+        raise missing_data("CIFAR-10", root, f"{CIFAR10.base_folder}/data_batch_1 and six more files", error) from error

@@ -1,0 +1,187 @@
+"""IMDB film reviews through Hugging Face datasets, verified by their content, as numbered tokens."""
+
+import contextlib
+import hashlib
+import io
+import logging
+import tempfile
+import urllib.request
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from trainables.config import NetworkConfig, RlctConfig, TrainingConfig, canonical
+from trainables.errors import DataError
+from trainables.tasks.base import NO_TOKEN, DataShape, InputSpec, Recipe, Task, TaskData, missing_data
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+HUB_NAME = "stanfordnlp/imdb"
+# Of the reviews with their labels, as _canonical_reviews hashes them: the bytes of a file depend on what wrote it.
+SHA256 = {
+    "train": "5630bddced97d286b05911c0884298387ce1cd3f119d4b97b451f84cb29aa6ab",
+    "test": "7c1a20307b859bb8517a8ae79f9e32376b8b50c73a81c952bcc93e5c2ba8469d",
+}
+UNKNOWN = 0
+LONGEST = 2752  # tokens of the longest review
+VOCABULARY = 100_683  # different tokens of the training reviews, and the unknown one
+
+# The "basic English" of the published experiment, in its order.
+REPLACEMENTS = (
+    ("'", " ' "),
+    ('"', ""),
+    (".", " . "),
+    ("<br />", " "),
+    (",", " , "),
+    ("(", " ( "),
+    (")", " ) "),
+    ("!", " ! "),
+    ("?", " ? "),
+    (";", " "),
+    (":", " "),
+)
+
+
+class Imdb(Task):
+    """25,000 + 25,000 film reviews, up to 2,752 tokens each: 0 is a negative one, 1 a positive one."""
+
+    name: ClassVar[str] = "imdb"
+    summary: ClassVar[str] = "50,000 film reviews, for or against, through Hugging Face datasets"
+    needs_data_root: ClassVar[bool] = True
+    shape: ClassVar[DataShape] = DataShape(InputSpec((LONGEST,), VOCABULARY), 2, 25_000, 25_000)
+    # Premakumar et al. (2024), arXiv 2407.10188, and its released code.
+    recipe: ClassVar[Recipe] = Recipe(
+        training=TrainingConfig(
+            learning_rate=0.1, momentum=0.0, nesterov=False, batch_size=64, epochs=500, validation_fraction=0.1
+        ),
+        rlct=RlctConfig(step_size=1e-3, localization=10.0, chains=4, draws=1000, batch_size=64),
+        network=NetworkConfig(architecture="embedding_bag", hidden_layers=1, width=128),
+    )
+
+    def load(self, root: Path | None) -> TaskData:
+        root = Path("data") if root is None else root
+        files = {split: root / "imdb" / f"{split}.parquet" for split in SHA256}
+        if not all(path.is_file() for path in files.values()):
+            _download(root, files)
+        train_texts, train_labels = _read(files["train"], SHA256["train"])
+        test_texts, test_labels = _read(files["test"], SHA256["test"])
+        numbers = vocabulary(train_texts)
+        return TaskData(
+            self.name, 2,
+            encode(train_texts, numbers, LONGEST), train_labels,
+            encode(test_texts, numbers, LONGEST), test_labels,
+            vocabulary=len(numbers) + 1,
+        )  # fmt: skip
+
+
+def tokenize(text: str) -> list[str]:
+    """The tokens of a text: "It's <br />fine." is it, ', s, fine and a full stop."""
+    text = text.lower()
+    for old, new in REPLACEMENTS:
+        text = text.replace(old, new)
+    return text.split()
+
+
+def vocabulary(texts: Iterable[str]) -> dict[str, int]:
+    """The number of every token in the texts: from 1, the most frequent first, those as frequent by alphabet."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(tokenize(text))
+    ordered = sorted(counts, key=lambda token: (-counts[token], token))
+    return {token: number for number, token in enumerate(ordered, start=UNKNOWN + 1)}
+
+
+def encode(texts: Sequence[str], numbers: dict[str, int], longest: int) -> np.ndarray:
+    """Texts as int32 (n, longest): the numbers of their tokens, UNKNOWN for one without, then NO_TOKEN.
+
+    Raises:
+        ValueError: a text has more than `longest` tokens.
+    """
+    inputs = np.full((len(texts), longest), NO_TOKEN, np.int32)
+    for row, text in zip(inputs, texts, strict=True):
+        tokens = [numbers.get(token, UNKNOWN) for token in tokenize(text)]
+        row[: len(tokens)] = tokens
+    return inputs
+
+
+def _read(path: Path, expected: str) -> tuple[list[str], np.ndarray]:
+    """Texts and labels (n,) of a Parquet file, verified."""
+    # datasets takes three seconds to import.
+    from datasets import Dataset, Features, Value
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        # It converts the file to one of its own before it reads it, and would keep that in the user's home.
+        with tempfile.TemporaryDirectory() as cache, _quietly():
+            reviews = Dataset.from_parquet(
+                str(path),
+                features=Features({"text": Value("string"), "label": Value("int64")}),
+                cache_dir=cache,
+                keep_in_memory=True,
+            )[:]
+    except DatasetGenerationError as error:
+        raise _wrong_file(path, f"it cannot be read: {' '.join(str(error.__cause__).split())}", expected) from error
+    texts, labels, found = _canonical_reviews(reviews["text"], reviews["label"])
+    if found != expected:
+        raise _wrong_file(path, f"SHA-256 {found[:12]}… of the content of {len(texts):,} reviews", expected)
+    return texts, np.asarray(labels, np.int64)
+
+
+def _canonical_reviews(texts: list[str], labels: list[int]) -> tuple[list[str], list[int], str]:
+    """The same reviews in an order that their content decides, and the SHA-256 of that.
+
+    Copies of the data set come in different orders; which samples a seed holds out must not depend on the copy.
+    """
+    lines = [canonical(review) for review in zip(texts, labels, strict=True)]
+    order = sorted(range(len(lines)), key=lines.__getitem__)
+    digest = hashlib.sha256(b"\n".join(lines[i] for i in order)).hexdigest()
+    return [texts[i] for i in order], [labels[i] for i in order], digest
+
+
+def _wrong_file(path: Path, finding: str, expected: str) -> DataError:
+    return DataError(
+        f"{path} does not have the IMDB reviews of that split ({finding}; expected {expected}): it is damaged or "
+        "another data set's. Delete it and run again with a network connection, or put the original file in its place."
+    )
+
+
+def _download(root: Path, files: dict[str, Path]) -> None:
+    """Write those of the files that are missing."""
+    import datasets
+
+    try:
+        # The Hub's client would try for half a minute where it reaches nobody; this fails at once.
+        urllib.request.urlopen(f"{datasets.config.HF_ENDPOINT}/api/datasets/{HUB_NAME}", timeout=10).close()
+        with tempfile.TemporaryDirectory() as cache, _quietly():
+            reviews = datasets.load_dataset(HUB_NAME, cache_dir=cache, keep_in_memory=True)
+            for split, path in files.items():
+                if not path.is_file():
+                    _write(reviews[split], path)
+    except Exception as error:  # the Hub's client has errors of its own, and passes on those of what it is made of
+        raise missing_data("IMDB", root, "imdb/train.parquet and imdb/test.parquet", error) from error
+
+
+def _write(reviews: "Dataset", path: Path) -> None:
+    """Write a split whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
+        reviews.to_parquet(str(Path(unfinished) / path.name))
+        (Path(unfinished) / path.name).replace(path)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the progress bars and messages of datasets back: where something fails, one error tells it."""
+    from datasets.utils.logging import get_verbosity, set_verbosity
+
+    before = get_verbosity()
+    set_verbosity(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        set_verbosity(before)

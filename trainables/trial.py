@@ -1,0 +1,132 @@
+"""What one trial is: every setting that can change its result, and the key made from them."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from trainables.config import (
+    PROTOCOL_VERSION,
+    NetworkConfig,
+    ObserverConfig,
+    RlctConfig,
+    Section,
+    SelfModelConfig,
+    TrainingConfig,
+    canonical,
+)
+from trainables.controls import get_control
+from trainables.networks import Layer, layers_of
+from trainables.targets import has_target, in_words, target_depths
+from trainables.tasks import Task, get_task
+
+
+class TrialConfig(Section):
+    """Everything that decides the result of one trial, apart from the content of the data."""
+
+    task: str = Field(description="Data set and its recipe.")
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
+    self_model: SelfModelConfig = Field(default_factory=SelfModelConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    rlct: RlctConfig = Field(default_factory=RlctConfig)
+    observer: ObserverConfig = Field(default_factory=ObserverConfig)
+    seeds: tuple[int, ...] = Field(description="One seed per replicate.")
+    split_seed: int = Field(0, ge=0, description="Seed of the validation split.")
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError("needs at least one seed, all different and none negative")
+        return seeds
+
+    @model_validator(mode="after")
+    def _task_network_and_targets_fit(self) -> Self:
+        get_control(self.self_model.control).check(self.self_model)
+        layers, depths = self.layers, self.self_model.target_depths
+        if depths and depths[-1] > len(layers):
+            raise ValueError(f"self_model.target_depths {list(depths)}: the network has the layers {in_words(layers)}")
+        if self.training.augment and not get_task(self.task).augments:
+            raise ValueError(f"training.augment: the recipe of {self.task!r} has no augmentation; set it to false")
+        return self
+
+    @classmethod
+    def from_recipe(
+        cls,
+        task: str,
+        *,
+        aux_weight: float = 0.0,
+        seeds: tuple[int, ...] = (0,),
+        network: dict[str, Any] | None = None,
+        self_model: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
+        rlct: dict[str, Any] | None = None,
+        observer: dict[str, Any] | None = None,
+    ) -> Self:
+        """A trial with the task's recipe and the given fields replaced; its default targets are the recipe's.
+
+        Raises:
+            ConfigError: the task is unknown.
+            pydantic.ValidationError: a field is unknown or impossible.
+        """
+        chosen = get_task(task)
+        recipe = chosen.recipe
+        network_config = NetworkConfig(**(recipe.network.model_dump() | (network or {})))
+        auxiliary = {"aux_weight": aux_weight} | (self_model or {})
+        if get_control(auxiliary.get("control", "none")).needs_targets(auxiliary["aux_weight"]):
+            auxiliary.setdefault(
+                "target_depths", default_depths(chosen, layers_of(network_config, chosen.shape.inputs))
+            )
+        return cls(
+            task=task,
+            network=network_config,
+            self_model=SelfModelConfig(**auxiliary),
+            training=TrainingConfig(**(recipe.training.model_dump() | (training or {}))),
+            rlct=RlctConfig(**(recipe.rlct.model_dump() | (rlct or {}))),
+            observer=ObserverConfig(**(observer or {})),
+            seeds=seeds,
+        )
+
+    @property
+    def replicates(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The hidden layers of the network, in order of depth.
+
+        Raises:
+            ConfigError: the task or architecture is unknown, or the architecture does not take the task's inputs.
+        """
+        return layers_of(self.network, get_task(self.task).shape.inputs)
+
+    @property
+    def observed_depths(self) -> tuple[int, ...]:
+        """Depths of the layers that the observer predicts: the target layers, or the recipe's where there are none."""
+        return self.self_model.target_depths or default_depths(get_task(self.task), self.layers)
+
+    def key(self, data_digest: str) -> str:
+        """The trial key: 16 hexadecimal digits that change with anything that can change the result."""
+        content = {
+            "config": self.model_dump(mode="json"),
+            "data_digest": data_digest,
+            "protocol_version": PROTOCOL_VERSION,
+        }
+        return hashlib.sha256(canonical(content)).hexdigest()[:16]
+
+    def flat(self) -> dict[str, Any]:
+        """Every field under one flat name, as the tracking server shows it: `aux_weight`, `width`, `rlct_draws`, …"""
+        nested = self.model_dump(mode="json")
+        flat = {"task": nested["task"], "replicates": self.replicates}
+        for section in ("network", "self_model", "training"):
+            flat |= nested[section]
+        for section in ("rlct", "observer"):
+            flat |= {f"{section}_{name}": value for name, value in nested[section].items()}
+        return flat | {"seeds": nested["seeds"], "split_seed": nested["split_seed"]}
+
+
+def default_depths(task: Task, layers: Sequence[Layer]) -> tuple[int, ...]:
+    """The target layers of the task's recipe; the last layer in a network that does not have them."""
+    published = task.recipe.target_depth
+    return target_depths(published if has_target(published, layers) else "last", layers)
