@@ -41,13 +41,14 @@ from torch import Tensor, nn
 
 from trainables import RlctConfig, load_task
 from trainables.config import NetworkConfig
-from trainables.networks import ReplicatedMLP
+from trainables.networks import Head, ReplicatedLinear
+from trainables.networks.mlp import ReplicatedMLP
 from trainables.rlct import cross_entropies, estimate_rlct, resolve_nbeta
 from trainables.rlct.diagnostics import flat_spread
 from trainables.rlct.losses import look_at_start
-from trainables.tasks import Split
+from trainables.tasks import TASKS, Split
 
-SAMPLES, FEATURES, CLASSES = 60_000, 784, 10
+MNIST = TASKS["mnist"].shape
 DOCUMENTED, IN_MEMORY = "llc(), data set", "llc(), list"
 
 
@@ -100,14 +101,15 @@ def load(data: Path | None, device: str) -> Split:
     if data is not None:
         return load_task("mnist", data).split(validation_fraction=0.0, seed=0, device=device).train
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.rand(SAMPLES, FEATURES, generator=generator) * 2 - 1
-    return Split(inputs.to(device), torch.randint(CLASSES, (SAMPLES,), generator=generator).to(device))
+    samples = MNIST.train_samples
+    inputs = torch.rand(samples, *MNIST.inputs.shape, generator=generator) * 2 - 1
+    return Split(inputs.to(device), torch.randint(MNIST.classes, (samples,), generator=generator).to(device))
 
 
 def build(arguments: argparse.Namespace, replicates: int) -> ReplicatedMLP:
     """Untrained networks in one stack."""
     config = NetworkConfig(hidden_layers=arguments.hidden_layers, width=arguments.width)
-    return ReplicatedMLP.build(config, FEATURES, (CLASSES,), range(replicates)).to(arguments.device)
+    return ReplicatedMLP.build(config, MNIST.inputs, Head(MNIST.classes), range(replicates)).to(arguments.device)
 
 
 def reference_data(samples: int) -> dict[str, Any]:
@@ -121,8 +123,9 @@ def reference_data(samples: int) -> dict[str, Any]:
 
 def reference(network: ReplicatedMLP, split: Split, data: Any, config: RlctConfig) -> None:
     """One network through devinterp's own entry point, from PyTorch's own layers."""
-    layers: list[nn.Module] = []
-    for layer in (*network.hidden, network.head):
+    layers: list[nn.Module] = [nn.Flatten()]
+    for layer in (*network.hidden.layers, network.head):
+        assert isinstance(layer, ReplicatedLinear)
         outputs, inputs = layer.weight.shape[1:]
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     plain = nn.Sequential(*layers[:-1])

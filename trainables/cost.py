@@ -11,16 +11,18 @@ from trainables.config import NetworkConfig
 from trainables.controls import get_control
 from trainables.experiment import run_experiment
 from trainables.networks import Head, get_architecture
+from trainables.networks.layers import ReplicatedEmbedding
 from trainables.self_model import SelfModel
 from trainables.tasks import DataShape, InputSpec, TaskData
 from trainables.trial import TrialConfig
 
-# Multiply-adds that take as long as the fixed cost of one step, and as the noise for one weight of one chain:
-# measured on a CPU core.
+# Multiply-adds that take as long as the fixed cost of one step, and as the noise for one weight of one chain, where a
+# network fits a processor's cache and where it does not: measured on a CPU core.
 STEP_OVERHEAD = 2e7
-NOISE_PER_WEIGHT = 150
+NOISE_PER_WEIGHT, NOISE_BEYOND_CACHE = 150, 500
+CACHED_WEIGHTS = 1_000_000
 # A CPU core does about so much in a second: for statements of cost that nothing is timed for.
-WORK_PER_SECOND = 1.5e10
+WORK_PER_SECOND = 1e10
 # The trained weights are looked at over all samples once, and six times over some of them.
 START_PASSES, START_SAMPLES = 6, 4096
 
@@ -36,9 +38,8 @@ def work(config: TrialConfig, shape: DataShape) -> float:
     # The held-out split twice: once itself, once as many training samples.
     measured = 2 * (shape.train_samples - samples) + shape.test_samples
     epoch = _steps(samples, training.batch_size) * STEP_OVERHEAD + (3 * samples + measured) * replicates * trained
-    draw = STEP_OVERHEAD + (3 * rlct.batch_size * classifying + NOISE_PER_WEIGHT * parameters) * (
-        replicates * rlct.chains
-    )
+    noise = NOISE_PER_WEIGHT if parameters <= CACHED_WEIGHTS else NOISE_BEYOND_CACHE
+    draw = STEP_OVERHEAD + (3 * rlct.batch_size * classifying + noise * parameters) * replicates * rlct.chains
     start = 3 * (samples + START_PASSES * min(samples, START_SAMPLES)) * replicates * classifying
     observation = _steps(samples, config.observer.batch_size) * STEP_OVERHEAD + samples * replicates * classifying
     return training.epochs * epoch + start + rlct.draws * draw + config.observer.epochs * observation
@@ -67,8 +68,10 @@ def _size(config: NetworkConfig, inputs: InputSpec, head: Head) -> tuple[float, 
     sample = torch.zeros((1, 1, *inputs.shape), dtype=torch.int32 if inputs.is_text else torch.float32)
     with FlopCounterMode(display=False) as counter:
         network.eval().requires_grad_(False)(sample)
-    # Two operations are one multiply-add.
-    return counter.get_total_flops() / 2, sum(parameter.numel() for parameter in network.parameters())
+    # Two operations are one multiply-add. Looking up tokens is none, but every place of a text is gone through.
+    tables = (module for module in network.modules() if isinstance(module, ReplicatedEmbedding))
+    lookups = sum(inputs.shape[0] * table.weight.shape[2] for table in tables)
+    return counter.get_total_flops() / 2 + lookups, sum(parameter.numel() for parameter in network.parameters())
 
 
 def _steps(samples: int, batch_size: int) -> int:

@@ -136,8 +136,8 @@ def test_an_rlct_that_is_none_is_in_no_curve_of_it_and_on_no_front_that_counts_i
 
 
 def test_every_weight_is_compared_with_its_baseline_seed_by_seed(record: StudyRecord) -> None:
-    (sweep,) = find_sweeps(record)
-    table = compare_with_baseline(record, sweep)
+    table = compare_with_baseline(record)
+    assert set(table["trial"]) == {"1×16, target 1"}
     rlct = table[table["measure"] == "rlct"]
     assert rlct["aux_weight"].tolist() == list(WEIGHTS[1:])
     for _, row in rlct.iterrows():
@@ -154,7 +154,7 @@ def test_the_front_is_what_a_brute_force_search_finds(values: list[tuple[float, 
     trials = pd.DataFrame(
         {
             "trial_key": [str(number) for number in range(len(values))],
-            "hidden_layers": 1, "width": 8, "target": "1", "aux_weight": 1.0,
+            "hidden_layers": 1, "width": 8, "target": "1", "aux_weight": 1.0, "control": "none",
             "status_detail": "ok", "rlct_verdict": "sound",
             "val_accuracy": columns[:, 0], "weight_std": columns[:, 1], "rlct": columns[:, 2],
         }

@@ -1,7 +1,8 @@
 """A study's record with made-up values: the real record, without the hours of training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mlflow.entities import Run
@@ -12,7 +13,8 @@ from study.outcome import Outcome, RlctOutcome
 from study.record import Record
 from study.spec import StudySpec, build_spec
 from study.stores import Stores
-from trainables.measures import EPOCH_METRICS
+from trainables.experiment import FINAL_METRICS
+from trainables.measures import EPOCH_METRICS, LAYER_WEIGHT_STD
 from trainables.trial import TrialConfig
 
 DIGEST = "0" * 64
@@ -20,18 +22,30 @@ Values = Callable[[TrialConfig, int], dict[str, float]]
 
 
 def sweep_spec(
-    name: str = "made-up", weights: tuple[float, ...] = (0, 1, 2, 5, 10, 20), replicates: int = 4
+    name: str = "made-up",
+    weights: tuple[float, ...] = (0, 1, 2, 5, 10, 20),
+    replicates: int = 4,
+    space: dict[str, Any] | None = None,
 ) -> StudySpec:
+    """A grid of one network with a hidden layer of 16 units, over the weights and what else the space names."""
     raw = {
         "name": name, "question": "Is it so?", "task": "digits", "sampler": "grid", "replicates": replicates,
-        "space": {"hidden_layers": 1, "width": 16, "aux_weight": list(weights), "target_depth": 1},
+        "space": {"hidden_layers": 1, "width": 16, "aux_weight": list(weights), "target_depth": 1} | (space or {}),
     }  # fmt: skip
     return build_spec(raw, name)
 
 
-def make_outcome(config: TrialConfig, values: Values, status: str = "ok", verdict: str = "sound") -> Outcome:
+def make_outcome(
+    config: TrialConfig,
+    values: Values,
+    status: str = "ok",
+    verdict: str = "sound",
+    measures: Sequence[str] | None = None,
+) -> Outcome:
+    """A trial's end with the given values, 0.5 where none is given, for all measures or some."""
     per_replicate = [values(config, index) for index in range(config.replicates)]
-    names = (*EPOCH_METRICS, "rlct", "rlct_se")
+    layers = [f"{LAYER_WEIGHT_STD}{layer.name}" for layer in config.layers]
+    names = (*EPOCH_METRICS, *layers, *FINAL_METRICS, "rlct_se") if measures is None else measures
     return Outcome(
         measurements={name: [row.get(name, 0.5) for row in per_replicate] for name in names},
         status=status,
@@ -44,7 +58,7 @@ def make_outcome(config: TrialConfig, values: Values, status: str = "ok", verdic
             reasons=["made up"] * config.replicates,
             diagnostics={"r_hat": [1.01] * config.replicates},
         ),
-        seconds={"training": 1.0, "rlct": 2.0},
+        seconds={"training": 1.0, "rlct": 1.5, "observer": 0.5},
         device="cpu",
         host="here",
     )
@@ -62,7 +76,8 @@ def write_study(stores: Stores, spec: StudySpec, values: Values, folder: Path) -
         key = config.key(DIGEST)
         outcome = make_outcome(config, values)
         record.start_trial(key, config)
-        epoch = {name: outcome.measurements[name] for name in EPOCH_METRICS}
+        at_the_end = (*FINAL_METRICS, "rlct_se")
+        epoch = {name: values for name, values in outcome.measurements.items() if name not in at_the_end}
         record.log_epochs(key, 1, [epoch] * 2)
         record.finish_trial(key, config, outcome, folder)
     record.close_study("FINISHED")

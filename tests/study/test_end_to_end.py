@@ -7,9 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -30,6 +33,7 @@ from study.record import Record
 from study.resources import Resources
 from study.spec import build_spec, read_study
 from study.stores import Stores
+from tests.study.conftest import RayCluster
 from trainables.checkpoint import load_checkpoint
 from trainables.measures import EPOCH_METRICS
 from trainables.tasks import TaskData
@@ -50,26 +54,37 @@ design:
   - {{hidden_layers: 1, aux_weight: [0, 1, 2, 5, 10], target_depth: 1}}
 training: {{epochs: {epochs}}}
 rlct: {{draws: 10, chains: 2, batch_size: 32}}
+observer: {{epochs: 1, width: 8}}
 """
+TRIALS, EPOCHS = 8, 12
+
+
+class Ran(NamedTuple):
+    """What a command left: exit code and output."""
+
+    code: int
+    out: str
+    err: str
 
 
 @dataclass
 class Folder:
-    """A working directory with a study file, and what running it left in ./runs."""
+    """A working directory with a study file and the entry point alone, and what running it left in ./runs."""
 
     path: Path
 
-    def write(self, trials: int, epochs: int = 12) -> None:
-        (self.path / "small.yaml").write_text(STUDY.format(trials=trials, epochs=epochs))
+    def write(self) -> None:
+        (self.path / "small.yaml").write_text(STUDY.format(trials=TRIALS, epochs=EPOCHS))
+        shutil.copy(RUN, self.path / "run.py")
 
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, str(RUN), "small.yaml", *arguments]
-        return subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=300)
+    def run(self, *arguments: str) -> Ran:
+        done = subprocess.run(self._command(*arguments), cwd=self.path, capture_output=True, text=True, timeout=300)
+        return Ran(done.returncode, done.stdout, done.stderr)
 
-    def run_until(self, line_start: str, end: signal.Signals) -> int:
-        """Start it, send a signal when a line begins so; the exit code."""
+    def run_and_kill(self, line_start: str) -> int:
+        """Start it, kill it and Ray with it when a line begins so, as when the machine dies; the exit code."""
         process = subprocess.Popen(
-            [sys.executable, str(RUN), "small.yaml"], cwd=self.path, text=True, start_new_session=True,
+            self._command(), cwd=self.path, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert process.stdout is not None
@@ -78,12 +93,25 @@ class Folder:
                 break
         else:
             pytest.fail(f"no line began with {line_start!r}")
-        if end == signal.SIGKILL:
-            os.killpg(process.pid, end)  # Ray's processes too, as when the machine dies.
-        else:
-            process.send_signal(end)
+        os.killpg(process.pid, signal.SIGKILL)
         process.stdout.read()
         return process.wait(timeout=60)
+
+    def run_here(self, *arguments: str, interrupt_at: str | None = None) -> Ran:
+        """Run it in this process; press Ctrl-C when a line begins so."""
+        files = [self.path / "stdout", self.path / "stderr"]
+        with ExitStack() as stack:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.chdir(self.path)
+            for file in files:
+                patch.setattr(sys, file.name, stack.enter_context(file.open("w")))
+            if interrupt_at is not None:
+                stack.enter_context(ctrl_c_when(files[0], interrupt_at))
+            code = main(["small.yaml", *arguments])
+        return Ran(code, *(file.read_text() for file in files))
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "run.py", "small.yaml", *arguments]
 
     @property
     def client(self) -> MlflowClient:
@@ -104,79 +132,107 @@ class Folder:
         return optuna.load_study(study_name="small", storage=f"sqlite:///{self.path}/runs/optuna.db")
 
 
+@contextmanager
+def ctrl_c_when(file: Path, line_start: str) -> Iterator[None]:
+    """Interrupt this process's main thread, as a terminal would, when a line of the file begins so."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            if any(line.startswith(line_start) for line in file.read_text().splitlines()):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
 @dataclass
 class Story:
-    """A study of 9 trials: planned, interrupted after 2, killed after 2 more, run to its end."""
+    """A study of TRIALS trials: planned, killed after 2, interrupted after 1 more, run to its end."""
 
     folder: Folder
     planned: str
-    exit_codes: tuple[int, int]
-    finished_after: tuple[dict[str, str], dict[str, str]]
+    killed: int
+    interrupted: Ran
+    finished_after: tuple[dict[str, str], dict[str, str]]  # the kill, and the interrupt
     open_after_interrupt: int
-    printed_at_last: str
+    at_last: Ran
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(tmp_path_factory: pytest.TempPathFactory, ray_cluster: RayCluster) -> Story:
     folder = Folder(tmp_path_factory.mktemp("story"))
-    folder.write(trials=9)
-    planned = folder.run("--plan")
-    assert planned.returncode == 0, planned.stderr
+    folder.write()
+    planned = folder.run_here("--plan")
+    assert planned.code == 0, planned.err
     assert not (folder.path / "runs").exists(), "a plan leaves nothing behind"
-    interrupted = folder.run_until("[2/9", signal.SIGINT)
-    after_interrupt, still_open = folder.finished(), len(folder.runs("attributes.status = 'RUNNING'"))
-    killed = folder.run_until(f"[2/{9 - len(after_interrupt)}", signal.SIGKILL)
+    killed = folder.run_and_kill(f"[2/{TRIALS}")
     after_kill = folder.finished()
+    interrupted = folder.run_here("--address", ray_cluster.address, "--concurrent", "1", interrupt_at="[1/")
+    after_interrupt, still_open = folder.finished(), len(folder.runs("attributes.status = 'RUNNING'"))
+    # Another driver, with a Ray of its own.
     done = folder.run()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    return Story(
-        folder, planned.stdout, (interrupted, killed), (after_interrupt, after_kill), still_open, done.stdout
-    )  # fmt: skip
+    assert done.code == 0, done.out + done.err
+    return Story(folder, planned.out, killed, interrupted, (after_kill, after_interrupt), still_open, done)
 
 
 def test_the_plan_says_what_would_run(story: Story) -> None:
     lines = [" ".join(line.split()) for line in story.planned.splitlines()]
     for expected in (
         "task digits: 1,150 training, 287 validation, 360 test samples",
-        "trials 9: 5 design points, then sampler random",
-        "replicates 2 per trial, 18 networks",
-        "epochs 12 per network, 216 in all",
+        "trials 8: 5 design points, then sampler random",
+        "replicates 2 per trial, 16 networks",
+        "epochs 12 per network, 192 in all",
         "done already 0 trials",
-        "to run 9 trials",
+        "to run 8 trials",
         "Nothing was run. Leave out --plan to run it.",
     ):
         assert expected in lines
     assert re.search(r"estimated time +\d+ (s|min)", story.planned)
 
 
-def test_an_interrupted_and_a_killed_study_go_on_where_they_were(story: Story) -> None:
-    folder, (after_interrupt, after_kill) = story.folder, story.finished_after
-    assert story.exit_codes == (130, -signal.SIGKILL)
-    assert 2 <= len(after_interrupt) < len(after_kill) < 9
+def test_a_killed_and_an_interrupted_study_go_on_where_they_were(story: Story) -> None:
+    folder, (after_kill, after_interrupt) = story.folder, story.finished_after
+    assert (story.killed, story.interrupted.code) == (-signal.SIGKILL, 130)
+    assert 2 <= len(after_kill) < len(after_interrupt) < TRIALS
     assert story.open_after_interrupt == 0
     finished = folder.finished()
-    assert len(finished) == 9
+    assert len(finished) == TRIALS
     # Nothing that was finished has run again, or was touched.
-    assert after_interrupt.items() <= after_kill.items() <= finished.items()
+    assert after_kill.items() <= after_interrupt.items() <= finished.items()
     assert folder.runs("attributes.status = 'RUNNING'") == []
     assert TrialState.RUNNING not in [trial.state for trial in folder.optuna_study().trials]
     replicates = folder.runs("tags.level = 'replicate'")
     parents = [run.data.tags["mlflow.parentRunId"] for run in replicates]
-    assert [parents.count(run_id) for run_id in finished.values()] == [2] * 9
+    assert [parents.count(run_id) for run_id in finished.values()] == [2] * TRIALS
+
+
+def test_an_interrupt_is_no_error_and_says_how_to_go_on(story: Story) -> None:
+    assert re.search(
+        r"Interrupted\. Finished trials are kept; the same command runs the rest: python study/run.py small.yaml",
+        " ".join(story.interrupted.out.split()),
+    )
+    assert story.interrupted.err == ""
 
 
 def test_it_shows_progress_then_a_summary_the_places_and_the_next_commands(story: Story) -> None:
-    printed = story.printed_at_last
-    remaining = 9 - len(story.finished_after[1])
-    assert f"{9 - remaining} of 9 trials are finished, {remaining} to run, 2 replicates each" in printed
+    printed = story.at_last.out
+    done = len(story.finished_after[1])
+    remaining = TRIALS - done
+    assert f"{done} of {TRIALS} trials are finished, {remaining} to run, 2 replicates each" in printed
     progress = re.findall(
         rf"^\[\d/{remaining}, \d running, 0 failed, .*\] \dx8 aux .*: val_accuracy .*; best so far: val_",
         printed,
         re.MULTILINE,
     )
     assert len(progress) == remaining
-    assert "9 trials; on the Pareto front" in printed
+    assert f"{TRIALS} trials; on the Pareto front" in printed
     for expected in (
         "runs/reports/small/report.html", "runs/mlflow.db", "sqlite:///runs/optuna.db", "runs/ray/small",
         "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db", "optuna-dashboard sqlite:///runs/optuna.db",
@@ -186,7 +242,8 @@ def test_it_shows_progress_then_a_summary_the_places_and_the_next_commands(story
 
 
 def test_rays_chatter_is_in_the_log_alone(story: Story) -> None:
-    folder, printed = story.folder, story.printed_at_last
+    folder, printed = story.folder, story.at_last.out
+    assert story.at_last.err == ""
     log = (folder.path / "runs" / "ray" / "small" / "ray.log").read_text()
     assert "Configuration for experiment" in log
     assert not re.search(r"\(pid=|raylet|INFO|WARNING|SearchGenerator", printed)
@@ -194,11 +251,11 @@ def test_rays_chatter_is_in_the_log_alone(story: Story) -> None:
 
 def test_every_trial_leaves_its_artifacts(story: Story) -> None:
     folder = story.folder
-    assert len(folder.finished()) == 9
+    assert len(folder.finished()) == TRIALS
     for key, run_id in folder.finished().items():
         local = Path(folder.client.download_artifacts(run_id, ""))
         history = pd.read_parquet(local / "history.parquet")
-        assert len(history) == 12 * 2
+        assert len(history) == EPOCHS * 2
         assert {"epoch", "replicate", "seed", *EPOCH_METRICS} <= set(history.columns)
         trace = pd.read_parquet(local / "rlct" / "trace.parquet")
         assert len(trace) == 10 * 2 * 2
@@ -207,13 +264,13 @@ def test_every_trial_leaves_its_artifacts(story: Story) -> None:
         checkpoint = load_checkpoint(local / "checkpoint" / "weights.safetensors")
         assert checkpoint.config.key(checkpoint.data_digest) == key
         run = folder.client.get_run(run_id)
-        final = history[history["epoch"] == 12]
+        final = history[history["epoch"] == EPOCHS]
         assert run.data.metrics["weight_std"] == pytest.approx(final["weight_std"].mean())
         # The value measured in training is that of the weights in the checkpoint.
         head = checkpoint.network.head.weight.detach().numpy()[:, :10].reshape(2, -1)
         np.testing.assert_allclose(head.std(axis=1, ddof=1), final["weight_std"], rtol=1e-5)
         steps = [metric.step for metric in folder.client.get_metric_history(run_id, "val_accuracy")]
-        assert steps == list(range(1, 13))
+        assert steps == list(range(1, EPOCHS + 1))
 
 
 def test_mlflow_and_optuna_tell_the_same_story(story: Story) -> None:
@@ -240,37 +297,38 @@ def test_the_resolved_spec_is_a_study_file_for_the_same_trials(story: Story, dig
     spec_file = Path(folder.client.download_artifacts(study.info.run_id, "spec.yaml"))
     spec = build_spec(read_study(str(spec_file)), str(spec_file))
     plan = make_plan(spec, digits, Record(Stores.under(folder.path / "runs"), spec.name))
-    assert (plan.done, plan.remaining) == (9, 0)
+    assert (plan.done, plan.remaining) == (TRIALS, 0)
 
 
-def test_again_runs_nothing_and_more_trials_run_only_those(story: Story) -> None:
+def test_again_runs_nothing_and_more_trials_run_only_those(story: Story, ray_cluster: RayCluster) -> None:
     folder = story.folder
     before = folder.finished()
-    again = folder.run()
-    assert again.returncode == 0, again.stderr
-    assert "All 9 trials are finished already: nothing to run." in again.stdout
+    again = folder.run_here()
+    assert again.code == 0, again.err
+    assert f"All {TRIALS} trials are finished already: nothing to run." in again.out
     assert folder.finished() == before
 
-    more = folder.run("--trials", "10")
-    assert more.returncode == 0, more.stdout + more.stderr
-    assert "9 of 10 trials are finished, 1 to run" in more.stdout
+    more = folder.run_here("--trials", str(TRIALS + 1), "--address", ray_cluster.address)
+    assert more.code == 0, more.out + more.err
+    assert f"{TRIALS} of {TRIALS + 1} trials are finished, 1 to run" in more.out
     after = folder.finished()
-    assert len(after) == 10
+    assert len(after) == TRIALS + 1
     assert before.items() <= after.items()
     assert len(folder.runs("tags.level = 'study'")) == 1
 
 
 def test_other_settings_under_the_same_name_are_refused_before_ray_starts(
-    story: Story, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    story: Story,
 ) -> None:
-    monkeypatch.chdir(story.folder.path)
-    assert main(["small.yaml", "--replicates", "3"]) == 2
-    printed = capfd.readouterr()
-    assert "replicates: 2 then, 3 now" in printed.err
-    assert "starting Ray" not in printed.out
+    refused = story.folder.run_here("--replicates", "3")
+    assert refused.code == 2
+    assert "replicates: 2 then, 3 now" in refused.err
+    assert "starting Ray" not in refused.out
 
 
-def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(tmp_path: Path, digits: TaskData) -> None:
+def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(
+    tmp_path: Path, digits: TaskData, ray_cluster: RayCluster
+) -> None:
     raw = {"task": "digits", "trials": 2, "name": "failing", "replicates": 1, "sampler": "random"}
     spec = build_spec(raw | {"space": {"aux_weight": [0, 1]}}, "failing")
     # Workers refuse data of another task: every trial fails there, with an exception of its own.
@@ -281,7 +339,7 @@ def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(tmp_path
     record = Record(stores, spec.name)
     plan = Plan(spec, other, other.digest(), {})
     with StudyProgress(plan, Console(file=io.StringIO())) as progress:
-        execute(plan, record, stores, Resources(), progress)
+        execute(plan, record, stores, Resources(ray_cluster.address), progress)
     assert progress.failures == 2
     client = MlflowClient(stores.tracking_uri)
     experiment = client.get_experiment_by_name("failing")
@@ -300,16 +358,19 @@ class _RecordThatFailsOnce(Record):
         raise StudyError("the record is gone")
 
 
-def test_a_record_that_fails_stops_the_study_and_loses_nothing(tmp_path: Path, digits: TaskData) -> None:
+def test_a_record_that_fails_stops_the_study_and_loses_nothing(
+    tmp_path: Path, digits: TaskData, ray_cluster: RayCluster
+) -> None:
     raw = {"task": "digits", "name": "lost", "replicates": 1, "sampler": "grid", "space": {"width": 8}}
-    spec = build_spec(raw | {"training": {"epochs": 1}, "rlct": {"draws": 8}}, "lost")
+    spec = build_spec(raw | {"training": {"epochs": 1}, "rlct": {"draws": 8}, "observer": {"epochs": 0}}, "lost")
     stores = Stores.under(tmp_path / "runs")
+    resources = Resources(ray_cluster.address, concurrent=1)
     plan = Plan(spec, digits, digits.digest(), {})
     with (
         pytest.raises(StudyError, match="the record is gone"),
         StudyProgress(plan, Console(file=io.StringIO())) as progress,
     ):
-        execute(plan, _RecordThatFailsOnce(stores, spec.name), stores, Resources(), progress)
+        execute(plan, _RecordThatFailsOnce(stores, spec.name), stores, resources, progress)
     assert progress.ended < plan.remaining
     client = MlflowClient(stores.tracking_uri)
     experiment = client.get_experiment_by_name("lost")
@@ -325,14 +386,12 @@ def test_a_record_that_fails_stops_the_study_and_loses_nothing(tmp_path: Path, d
     assert {plan.key(point) for point in again} <= {plan.key(point) for point in plan.points}
 
 
-def test_the_entry_point_works_by_itself_in_another_folder(tmp_path: Path) -> None:
-    shutil.copy(RUN, tmp_path / "run.py")
-    listed = subprocess.run(
-        [sys.executable, "run.py", "--list"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )  # fmt: skip
-    assert listed.returncode == 0, listed.stderr
-    assert "quickstart" in listed.stdout
-    assert "mnist" in listed.stdout
+def test_the_entry_point_works_by_itself_in_another_folder(story: Story) -> None:
+    # It is what `ray submit` uploads to a cluster: a copy ran, and nothing else of this project lay beside it.
+    folder = story.folder.path
+    assert (folder / "run.py").read_bytes() == RUN.read_bytes()
+    assert not (folder / "study").exists()
+    assert story.at_last.code == 0
 
 
 @pytest.mark.parametrize(

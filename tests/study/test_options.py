@@ -5,7 +5,7 @@ import pytest
 from study.errors import StudyError
 from study.explain import field_paths
 from study.options import Options, parse_options
-from study.space import DesignPoints, IntRange, WeightRange
+from study.space import SEARCHED, DesignPoints, IntRange, WeightRange
 from study.spec import StudySpec
 
 
@@ -54,6 +54,28 @@ def test_words_lists_and_none_reach_the_spec() -> None:
     assert isinstance(parse().spec.space.hidden_layers, IntRange)
 
 
+def test_controls_options_and_the_observer_reach_the_spec() -> None:
+    spec = parse(
+        "mnist", "--space.control", "none,dropout", "--space.aux_weight", "0,0.5", "--observer.epochs", "2",
+        "--space.detach_targets", "true,false", "--space.target_form", "standardized",
+        "--space.head", "separate,widened", "--space.unit_weighting", "sum",
+    ).spec  # fmt: skip
+    assert spec.space.control == ["none", "dropout"]
+    assert spec.space.detach_targets == [True, False]
+    assert (spec.space.target_form, spec.space.unit_weighting) == ("standardized", "sum")
+    assert spec.space.head == ["separate", "widened"]
+    assert spec.observer.epochs == 2
+
+
+def test_a_design_alone_can_be_given_on_the_command_line() -> None:
+    blocks = '[{"control": "dropout", "aux_weight": [0.1, 0.5]}, {"aux_weight": 1, "target_depth": "hidden1"}]'
+    arguments = ["mnist", "--sampler", "design", "--space.width", "8", "--space.aux_weight", "0", "--design", blocks]
+    points = list(parse(*arguments).spec.points())
+    assert [(point.control, point.aux_weight, point.target_depth) for point in points] == [
+        ("dropout", 0.1, "last"), ("dropout", 0.5, "last"), ("none", 1, "hidden1"),
+    ]  # fmt: skip
+
+
 def test_the_data_folder_is_the_option_else_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SELF_MODELING_DATA", raising=False)
     assert parse().data is None
@@ -84,11 +106,11 @@ def test_help_documents_every_field_with_its_value_in_the_study(capsys: pytest.C
     with pytest.raises(SystemExit):
         parse_options(["mnist", "--help"])
     text = capsys.readouterr().out
-    sections = ("space", "training", "rlct")
+    sections = ("space", "training", "rlct", "observer")
     for path in field_paths(StudySpec):
         if path not in sections and not path.startswith(("design.", "space.")):
             assert f"--{path} " in text, path
-    for dimension in ("hidden_layers", "width", "aux_weight", "target_depth"):
+    for dimension in SEARCHED:
         assert f"--space.{dimension} " in text
     flowing = " ".join(text.split())
     for model in (DesignPoints, IntRange, WeightRange):

@@ -77,7 +77,7 @@ def test_the_time_left_is_that_of_the_work_left_side_by_side(spec: StudySpec, di
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(4.6, "5 s"), (200, "3 min 20 s"), (700, "11 min"), (7500, "2 h 05 min")]
+    ("seconds", "text"), [(4.6, "5 s"), (200, "3 min 20 s"), (700, "11 min"), (7500, "2 h 05 min"), (6.2e6, "1,722 h")]
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -24,12 +25,28 @@ from study.spec import build_spec
 from study.stores import Stores
 from tests.study.synthetic import DIGEST, falling, make_outcome, runs_of, sweep_spec, write_study
 from trainables.config import PROTOCOL_VERSION
+from trainables.experiment import FINAL_METRICS
 from trainables.measures import EPOCH_METRICS
 
 
+class Server(NamedTuple):
+    """An MLflow server that takes a while to start."""
+
+    uri: str
+    process: "subprocess.Popen[bytes]"
+
+    def wait(self) -> None:
+        for _ in range(240):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health") as response:
+                if response.status == 200:
+                    return
+            time.sleep(0.5)
+        pytest.fail("the MLflow server did not start")
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server on loopback."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real MLflow server on loopback, which starts while the tests of SQLite run."""
     folder = tmp_path_factory.mktemp("server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -40,28 +57,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    uri = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health") as response:
-            if response.status == 200:
-                break
-        time.sleep(0.5)
-    else:
-        pytest.fail("the MLflow server did not start")
-    yield uri
+    yield Server(f"http://127.0.0.1:{port}", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-@pytest.fixture(params=["sqlite", "server"])
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
-    uri = request.getfixturevalue("server") if request.param == "server" else None
-    return Stores.under(tmp_path / "store", tracking_uri=uri)
+@pytest.fixture(scope="module", params=["sqlite", "server"])
+def stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: Server) -> Stores:
+    if request.param == "sqlite":
+        return Stores.under(tmp_path_factory.mktemp("store"))
+    server.wait()
+    return Stores.under(tmp_path_factory.mktemp("store"), tracking_uri=server.uri)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Stores:
+    """A store in which a study was begun."""
+    stores = Stores.under(tmp_path_factory.mktemp("begun"))
+    Record(stores, "made-up").open_study(sweep_spec(), DIGEST)
+    return stores
 
 
 @pytest.fixture
 def study_name(request: pytest.FixtureRequest) -> str:
-    """A name of its own for every test: the server is shared."""
+    """A name of its own for every test: the stores are shared."""
     return re.sub(r"\W+", "-", str(request.node.name)).strip("-")
 
 
@@ -88,7 +107,7 @@ def test_the_record_is_the_documented_one(stores: Stores, tmp_path: Path, study_
     config = next(c for p in spec.points() if (c := spec.trial_config(p)) and c.self_model.aux_weight == 5)
     assert trial.data.params == {name: str(value) for name, value in config.flat().items()}
     assert {"trial_key", "task", "status_detail", "rlct_verdict", "git_commit"} <= trial.data.tags.keys()
-    for name in (*EPOCH_METRICS, "rlct"):
+    for name in (*EPOCH_METRICS, "weight_std_hidden1", *FINAL_METRICS):
         assert name in trial.data.metrics
         assert f"{name}_se" in trial.data.metrics
     outcome = make_outcome(config, falling)
@@ -136,41 +155,33 @@ def test_a_failed_trial_keeps_its_reason(stores: Stores, study_name: str) -> Non
     assert Path(path).read_text() == "Traceback: no memory left"
 
 
-def test_a_study_that_goes_on_with_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
-    stores = Stores.under(tmp_path)
+def test_a_study_that_goes_on_with_other_settings_is_refused_with_what_differs(begun: Stores) -> None:
     spec = sweep_spec()
-    Record(stores, spec.name).open_study(spec, DIGEST)
     other = build_spec(spec.model_dump() | {"trials": None, "replicates": 7, "training": {"epochs": 9}}, "other")
     with pytest.raises(StudyError, match="begun with other settings") as caught:
-        Record(stores, spec.name).check_protocol(other, DIGEST)
+        Record(begun, spec.name).check_protocol(other, DIGEST)
     assert "replicates: 4 then, 7 now" in str(caught.value)
     assert "training.epochs: 60 then, 9 now" in str(caught.value)
     assert "--name made-up-2" in str(caught.value)
 
 
-def test_a_study_may_grow_by_weights_and_change_its_question(tmp_path: Path) -> None:
-    stores = Stores.under(tmp_path)
+def test_a_study_may_grow_by_weights_and_change_its_question(begun: Stores) -> None:
     spec = sweep_spec()
-    Record(stores, spec.name).open_study(spec, DIGEST)
     larger = sweep_spec(weights=(0, 1, 2, 5, 10, 20, 50))
-    Record(stores, spec.name).check_protocol(larger.model_copy(update={"question": "And now?"}), DIGEST)
+    Record(begun, spec.name).check_protocol(larger.model_copy(update={"question": "And now?"}), DIGEST)
 
 
-def test_other_data_is_another_study(tmp_path: Path) -> None:
-    stores = Stores.under(tmp_path)
+def test_other_data_is_another_study(begun: Stores) -> None:
     spec = sweep_spec()
-    Record(stores, spec.name).open_study(spec, DIGEST)
     with pytest.raises(StudyError, match="data_digest"):
-        Record(stores, spec.name).check_protocol(spec, "1" * 64)
+        Record(begun, spec.name).check_protocol(spec, "1" * 64)
 
 
-def test_another_version_of_the_protocol_is_another_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stores = Stores.under(tmp_path)
+def test_another_version_of_the_protocol_is_another_study(begun: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = sweep_spec()
-    Record(stores, spec.name).open_study(spec, DIGEST)
     monkeypatch.setattr(study.record, "PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
     with pytest.raises(StudyError, match=f"protocol_version: {PROTOCOL_VERSION} then, {PROTOCOL_VERSION + 1} now"):
-        Record(stores, spec.name).check_protocol(spec, DIGEST)
+        Record(begun, spec.name).check_protocol(spec, DIGEST)
 
 
 def test_looking_at_an_empty_store_creates_nothing(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from analysis.__main__ import main as analyse
 from study.commands import main
 from study.record import Record
 from study.stores import Stores
+from tests.study.conftest import RayCluster
 from tests.study.synthetic import DIGEST, falling, runs_of, sweep_spec, write_study
 from tests.study.trained import trained_spec, write_trained_study
 from trainables.checkpoint import FILE_NAME
@@ -35,7 +36,7 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory, digits: TaskData) -> Story:
+def story(tmp_path_factory: pytest.TempPathFactory, digits: TaskData, ray_cluster: RayCluster) -> Story:
     folder = tmp_path_factory.mktemp("trained")
     stores = Stores.under(folder / "runs")
     write_trained_study(stores, trained_spec("small"), digits, folder / "files")
@@ -45,7 +46,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, digits: TaskData) -> Story:
         with pytest.MonkeyPatch.context() as patch, (folder / "output").open("w") as output:
             patch.chdir(folder)
             patch.setattr("sys.stdout", output)
-            code = main(["rlct", *arguments])
+            code = main(["rlct", *arguments, "--address", ray_cluster.address])
         return code, (folder / "output").read_text()
 
     weights = _checkpoint(stores, aux_weight="5.0")
@@ -227,7 +228,8 @@ class _NoRay:
 
 def test_a_study_of_other_data_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     stores = Stores.under(tmp_path / "runs")
-    write_study(stores, sweep_spec(), falling, tmp_path / "files")
-    assert Record(stores, "made-up").spec() == sweep_spec()
+    spec = sweep_spec(weights=(0,), replicates=1)
+    write_study(stores, spec, falling, tmp_path / "files")
+    assert Record(stores, "made-up").spec() == spec
     assert main(["rlct", "estimate", "made-up", "--store", str(stores.root)]) == 2
     assert f"data_digest: '{DIGEST}' then" in capfd.readouterr().err

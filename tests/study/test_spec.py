@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.errors import StudyError
-from study.spec import StudySpec, build_spec, named_studies, read_study
-from trainables.tasks import TASKS, TaskData
+from study.spec import Point, StudySpec, build_spec, named_studies, read_study
+from trainables.tasks import TASKS
+from trainables.trial import TrialConfig
 
 
 def spec_with(**changes: Any) -> StudySpec:
@@ -15,11 +16,31 @@ def spec_with(**changes: Any) -> StudySpec:
     return build_spec(raw | changes, "test")
 
 
+def grid_with(space: dict[str, Any], **changes: Any) -> StudySpec:
+    return spec_with(sampler="grid", trials=None, space=space, **changes)
+
+
+def design_of(*blocks: dict[str, Any], **changes: Any) -> StudySpec:
+    return spec_with(sampler="design", trials=None, design=list(blocks), **changes)
+
+
+def configs_of(spec: StudySpec) -> list[TrialConfig]:
+    """The trials that the study lists."""
+    configs = [spec.trial_config(point) for point in spec.points()]
+    assert None not in configs
+    return [config for config in configs if config is not None]
+
+
+def by_depth(depths: tuple[int, ...]) -> str:
+    return "+".join(map(str, depths))
+
+
 @pytest.mark.parametrize("name", named_studies())
 def test_every_named_study_is_valid_and_states_its_question(name: str) -> None:
     spec = build_spec(read_study(name), name)
     assert spec.name == name
-    assert spec.question.endswith("?")
+    assert "?" in spec.question
+    assert list(spec.points()) or spec.trials
 
 
 def test_quickstart_is_what_the_readme_promises() -> None:
@@ -36,7 +57,7 @@ def test_mnist_is_the_published_recipe() -> None:
     spec = build_spec(read_study("mnist"), "mnist")
     assert spec.training.model_dump() == {
         "optimizer": "sgd", "learning_rate": 0.005, "momentum": 0.9, "nesterov": True, "batch_size": 512,
-        "epochs": 50, "shuffle": "once", "validation_fraction": 0.0,
+        "epochs": 50, "shuffle": "once", "augment": False, "until_loss": None, "validation_fraction": 0.0,
     }  # fmt: skip
     assert (spec.rlct.step_size, spec.rlct.localization, spec.rlct.chains, spec.rlct.draws) == (1e-4, 100, 4, 1000)
     assert (spec.rlct.nbeta, spec.rlct.batch_size) == ("batch", 512)
@@ -60,20 +81,29 @@ def test_fields_that_are_left_out_are_the_tasks_recipe(task: str) -> None:
         ({"lerning_rate": 1}, r"lerning_rate: no such field .*did you mean training.learning_rate\?"),
         ({"learning_rate": 1}, r"did you mean training.learning_rate\?"),
         ({"task": "mnits"}, r"task 'mnits' is unknown: did you mean 'mnist'\?"),
-        ({"architecture": "cnn"}, r"the architectures are mlp"),
+        ({"architecture": "cnn"}, r"architecture 'cnn' is unknown: .*the architectures are .*mlp"),
+        ({"architecture": "mlpp"}, r"architecture 'mlpp' is unknown: did you mean 'mlp'\?"),
         ({"replicates": 0}, r"replicates: should be greater than or equal to 1, got 0"),
         ({"training": {"learning_rate": -1}}, r"training.learning_rate: should be greater than 0, got -1"),
         ({"space": {"width": "wide"}}, r"space.width: .*got 'wide'"),
         ({"space": {"width": {"low": 9, "high": 3}}}, r"space.width: low \(9\) must be below high \(3\)"),
-        ({"space": {"target_depth": 4}}, r"4 lies beyond the deepest network of the study, which has 1 hidden layer"),
-        ({"space": {"target_depth": "first"}}, r"space.target_depth: not a target"),
+        ({"space": {"target_depth": 4}}, r"no network of the study has 4; the deepest has the layers 1 hidden1$"),
+        ({"space": {"target_depth": "hidden2"}}, r"no network of the study has 'hidden2'; .* the layers 1 hidden1$"),
+        ({"space": {"target_depth": "1+all"}}, r"space.target_depth: not a target"),
+        ({"space": {"target_depth": 0}}, r"space.target_depth: not a target"),
+        ({"space": {"target_depth": "the last"}}, r"space.target_depth: not a target"),
         ({"space": {"hidden_layers": [1, 3], "target_depth": 2}}, r"may choose 1 hidden layer.*Raise the lower end"),
         ({"space": {"aux_weight": [1, 1]}}, r"the choices must differ"),
         ({"space": {"aux_weight": [-1]}}, r"space.aux_weight\[0\]: should be greater than or equal to 0"),
         ({"objectives": {"test_accuracy": "maximize"}}, r"objectives.test_accuracy"),
         ({"training": {"validation_fraction": 0}}, r"val_accuracy needs a validation split"),
         ({"trials": None}, r"sampler 'tpe' needs a number of trials"),
-        ({"sampler": "grid"}, r"a grid runs every cell; leave trials out"),
+        ({"sampler": "grid"}, r"trials: sampler 'grid' runs what is listed; leave trials out"),
+        ({"sampler": "design"}, r"trials: sampler 'design' runs what is listed; leave trials out"),
+        ({"space": {"control": "dropuot"}}, r"control 'dropuot' is unknown: did you mean 'dropout'\?"),
+        ({"space": {"head": "seperate"}}, r"space.head: .*got 'seperate'"),
+        ({"detach_targets": False}, r"detach_targets: no such field .*did you mean space.detach_targets\?"),
+        ({"observer": {"epochs": -1}}, r"observer.epochs: should be greater than or equal to 0, got -1"),
         ({"sampler": "grid", "trials": None, "space": {"width": {"low": 3, "high": 9}}}, r"a grid needs values"),
         ({"design": [{"aux_weight": 3}]}, r"design\[0\].aux_weight: 3.0 lies outside space.aux_weight"),
         ({"space": {"width": [8, 9]}, "design": [{"aux_weight": 0}]}, r"design\[0\].width: missing"),
@@ -110,34 +140,119 @@ def test_a_grid_is_every_cell_without_those_that_no_network_has_and_with_one_bas
 
 @given(
     layers=st.integers(1, 4),
-    target=st.one_of(st.integers(1, 4), st.sampled_from(["last", "all", "1+2", "2+1", "3+1+3"])),
+    target=st.one_of(
+        st.integers(1, 4), st.sampled_from(["last", "all", "1+2", "2+1", "3+1+3", "hidden2", "hidden3+1", "hidden4+4"])
+    ),
 )
 def test_a_target_is_a_set_of_layers_of_the_network_or_the_point_does_not_exist(layers: int, target: int | str) -> None:
     space = {"hidden_layers": layers, "aux_weight": 1.0, "target_depth": target}
+    numbers = {int(digit) for digit in str(target) if digit.isdigit()}
     try:
         spec = spec_with(space=space, trials=1)
     except StudyError as error:
-        assert "lies beyond" in str(error)  # noqa: PT017
+        assert "no network of the study has" in str(error)  # noqa: PT017
+        assert max(numbers) > layers
         return
     point_target = spec.space.target_depth
-    from study.spec import Point
-
-    config = spec.trial_config(Point(layers, 8, 1.0, point_target))  # type: ignore[arg-type]
+    assert isinstance(point_target, int | str)
+    config = spec.trial_config(Point(layers, 8, 1.0, point_target))
     assert config is not None
-    depths = config.self_model.target_depths
-    assert depths == tuple(sorted(set(depths)))
-    assert depths[0] >= 1
-    assert depths[-1] <= layers
+    expected = {"last": {layers}, "all": set(range(1, layers + 1))}.get(str(target), numbers)
+    assert config.self_model.target_depths == tuple(sorted(expected))
 
 
-def test_a_validation_split_smaller_than_the_classes_is_refused(digits: TaskData) -> None:
+@pytest.mark.parametrize(
+    ("task", "architecture", "space", "target", "depths"),
+    [
+        ("digits", "mlp", {"hidden_layers": 3}, "hidden2", (2,)),
+        ("digits", "mlp", {"hidden_layers": 3}, "hidden3+hidden1", (1, 3)),
+        ("digits", "convnet", {"hidden_layers": 2}, "conv2+dense", (2, 3)),
+        ("digits", "convnet", {"hidden_layers": 2}, "last", (3,)),
+        ("cifar10", "resnet18", {"hidden_layers": 1}, "block8+hidden1", (9, 10)),
+        ("cifar10", "resnet18", {"hidden_layers": 0}, "last", (9,)),
+        ("imdb", "embedding_bag", {"hidden_layers": 1}, "embedding", (1,)),
+        ("imdb", "transformer", {"hidden_layers": 2, "width": 16}, "all", (1, 2)),
+    ],
+)
+def test_a_layers_name_is_its_depth(
+    task: str, architecture: str, space: dict[str, Any], target: str, depths: tuple[int, ...]
+) -> None:
+    cells = space | {"target_depth": target, "aux_weight": 1.0}
+    (config,) = configs_of(grid_with(cells, task=task, architecture=architecture))
+    assert config.self_model.target_depths == depths
+    # The same trial, by whatever name.
+    (same,) = configs_of(grid_with(cells | {"target_depth": by_depth(depths)}, task=task, architecture=architecture))
+    assert same == config
+
+
+def test_an_unknown_layer_is_refused_with_the_layers_that_there_are() -> None:
+    with pytest.raises(StudyError, match=r"'block9'.* the layers 1 stem, 2 block1, .*9 block8, 10 hidden1$"):
+        grid_with({"target_depth": ["block8", "block9"]}, task="cifar10")
+    blocks = [{"hidden_layers": layers, "aux_weight": 1, "target_depth": "hidden2"} for layers in (2, 1)]
+    with pytest.raises(StudyError, match=r"design\[1\].target_depth: .*no 'hidden2'; it has the layers 1 hidden1$"):
+        design_of(*blocks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "embedding_bag"}, r"'embedding_bag' reads text alone .* also mlp, convnet, resnet18\)"),
+        ({"task": "imdb", "architecture": "mlp"}, r"'mlp' does not read text .* also embedding_bag, transformer\)"),
+        ({"space": {"hidden_layers": 0}}, r"'mlp' needs hidden_layers 1 or more .* also convnet, resnet18\)"),
+        ({"architecture": "convnet", "space": {"hidden_layers": [1, 4]}}, r"8×8 pixels allow 3 times"),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "sampling", [{"sampler": "grid", "trials": None}, {"sampler": "random"}], ids=["grid", "random"]
+)
+def test_a_network_that_does_not_take_the_inputs_is_refused_with_those_that_do(
+    changes: dict[str, Any], message: str, sampling: dict[str, Any]
+) -> None:
+    with pytest.raises(StudyError, match=message):
+        spec_with(**changes, **sampling)
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "hidden_layers", "width", "depths"),
+    [
+        ("mnist", "mlp", 1, 64, (1,)),
+        ("cifar10", "resnet18", 1, 2000, (9, 10)),
+        ("imdb", "embedding_bag", 1, 128, (2,)),
+    ],
+)
+def test_a_study_that_names_its_task_alone_has_the_published_network_and_targets(
+    task: str, architecture: str, hidden_layers: int, width: int, depths: tuple[int, ...]
+) -> None:
+    baseline, *others = configs_of(grid_with({"aux_weight": [0, 1, 5]}, task=task))
+    assert baseline.self_model.target_depths == ()
+    assert [config.self_model.target_depths for config in others] == [depths] * 2
+    for config in (baseline, *others):
+        network = config.network
+        assert (network.architecture, network.hidden_layers, network.width) == (architecture, hidden_layers, width)
+
+
+def test_the_published_sizes_are_those_of_the_published_architecture_alone() -> None:
+    (config,) = configs_of(grid_with({"aux_weight": 1.0}, task="cifar10", architecture="convnet"))
+    assert (config.network.hidden_layers, config.network.width) == (1, 64)
+    assert config.self_model.target_depths == (2,)
+
+
+def test_a_network_may_have_no_hidden_layer_where_its_architecture_has_others() -> None:
+    configs = configs_of(grid_with({"hidden_layers": [0, 1], "aux_weight": [0, 1]}, task="cifar10"))
+    assert [(c.network.hidden_layers, c.self_model.target_depths) for c in configs] == [
+        (0, ()), (1, ()), (1, (9, 10)),
+    ]  # fmt: skip
+
+
+def test_a_validation_split_smaller_than_the_classes_is_refused() -> None:
     with pytest.raises(StudyError, match="fewer than the 10 classes"):
-        spec_with(training={"validation_fraction": 0.001}).check_against(digits)
+        spec_with(training={"validation_fraction": 0.001}).check_against(TASKS["digits"].shape)
 
 
-def test_a_sampler_batch_larger_than_the_data_is_refused(digits: TaskData) -> None:
+def test_a_sampler_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(StudyError, match=r"rlct.batch_size: 5000 is more than the 1150"):
-        spec_with(rlct={"batch_size": 5000}).check_against(digits)
+        spec_with(rlct={"batch_size": 5000}).check_against(TASKS["digits"].shape)
 
 
 def test_a_yaml_file_works_in_place_of_a_name(tmp_path: Path) -> None:

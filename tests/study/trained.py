@@ -18,7 +18,7 @@ def trained_spec(name: str, weights: tuple[float, ...] = (0, 1, 2, 5, 10)) -> St
     raw = {
         "name": name, "task": "digits", "sampler": "grid", "replicates": 2,
         "space": {"hidden_layers": 1, "width": 16, "aux_weight": list(weights), "target_depth": 1},
-        "training": {"epochs": 30}, "rlct": RLCT,
+        "training": {"epochs": 30}, "rlct": RLCT, "observer": {"epochs": 0},
     }  # fmt: skip
     return build_spec(raw, name)
 

@@ -1,0 +1,144 @@
+"""Controls and variants beside self-modeling: sweeps of their own, and the same baseline for all."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import StudyRecord, read_record, write_report
+from analysis.pareto import as_optuna_study
+from analysis.report import trial_cells
+from analysis.scaling import compare_with_baseline, find_sweeps, fit_curve
+from study.stores import Stores
+from tests.study.synthetic import sweep_spec, write_study
+from trainables.trial import TrialConfig
+
+WEIGHTS = (0.0, 1.0, 2.0, 5.0, 10.0)
+CONTROLS = ("none", "weight_decay", "activation_penalty", "extra_outputs")
+# Exponents of the curves that the rlct falls along.
+ALPHA = {"none": 0.4, "weight_decay": 0.8, "activation_penalty": 0.1}
+EXTRA_OUTPUTS = 1.5  # what they add to the rlct
+
+
+def by_control(config: TrialConfig, index: int) -> dict[str, float]:
+    """The rlct is 30·(1 + w/5)^−α, α that of the control; every replicate has a level of its own, and some noise."""
+    model, level = config.self_model, 0.5 * index
+    noise = np.random.default_rng([index, int(model.aux_weight * 10)]).normal(scale=0.01)
+    rlct = 30 * (1 + model.aux_weight / 5) ** -ALPHA.get(model.control, 0)
+    rlct += EXTRA_OUTPUTS * (model.control == "extra_outputs")
+    if model.head == "separate":
+        rlct += 2
+    return {"rlct": rlct + level + noise, "weight_std": 0.3, "val_accuracy": 0.9, "weight_std_hidden1": 0.1 * index}
+
+
+def written(stores: Stores, folder: Path, name: str, **space: object) -> StudyRecord:
+    spec = sweep_spec(name=name, weights=WEIGHTS, replicates=3, space=space)
+    write_study(stores, spec, by_control, folder)
+    return read_record(stores.tracking_uri, name)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
+    return Stores.under(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def controls(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
+    return written(stores, tmp_path_factory.mktemp("files"), "controls", control=list(CONTROLS))
+
+
+@pytest.fixture(scope="module")
+def variants(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
+    return written(stores, tmp_path_factory.mktemp("files"), "variants", head=["widened", "separate"])
+
+
+def test_every_control_is_a_sweep_of_its_own_from_the_one_baseline(controls: StudyRecord) -> None:
+    sweeps = {sweep.label: sweep.trials for sweep in find_sweeps(controls)}
+    assert set(sweeps) == {"1×16, target 1", "1×16, weight_decay", "1×16, activation_penalty, target 1"}
+    for label, trials in sweeps.items():
+        assert trials["aux_weight"].tolist() == list(WEIGHTS), label
+        assert trials["control"].tolist()[0] == "none"
+        assert trials["control"].iloc[1:].nunique() == 1
+    # More parameters alone have no weight, and are no point of any curve.
+    assert not any((trials["control"] == "extra_outputs").any() for trials in sweeps.values())
+
+
+def test_the_curve_of_a_control_is_its_own(controls: StudyRecord) -> None:
+    for sweep in find_sweeps(controls):
+        fit = fit_curve(sweep, "rlct")
+        assert fit is not None
+        alpha = ALPHA[sweep.trials["control"].iloc[-1]]
+        assert abs(fit.alpha - alpha) < 3 * fit.alpha_se, sweep.label
+
+
+def test_every_control_is_compared_with_the_baseline_of_its_network(controls: StudyRecord) -> None:
+    table = compare_with_baseline(controls)
+    assert set(table["trial"]) == {
+        "1×16, target 1", "1×16, weight_decay", "1×16, activation_penalty, target 1", "1×16, extra_outputs, target 1",
+    }  # fmt: skip
+    rlct = table[table["measure"] == "rlct"].set_index(["trial", "aux_weight"])
+    assert len(rlct) == 3 * (len(WEIGHTS) - 1) + 1
+    # Seed by seed: the levels of the replicates differ far more than the noise.
+    assert (rlct["high"] - rlct["low"]).max() < 0.3
+    difference = rlct["difference"].to_dict()
+    assert difference["1×16, extra_outputs, target 1", 0] == pytest.approx(EXTRA_OUTPUTS)
+    assert difference["1×16, weight_decay", 10] == pytest.approx(30 * 3**-0.8 - 30, abs=0.1)
+    assert (rlct["baseline"].nunique(), rlct["pairs"].unique().tolist()) == (1, [3])
+
+
+def test_a_comparison_says_what_became_of_the_trial(controls: StudyRecord) -> None:
+    trials = controls.trials.copy()
+    broken = (trials["control"] == "weight_decay") & (trials["aux_weight"] == 10)
+    trials.loc[broken, "status_detail"] = "collapsed"
+    changed = StudyRecord(controls.study, controls.tags, controls.objectives, controls.replicates, trials, {})
+    table = compare_with_baseline(changed)
+    collapsed = table[table["status_detail"] == "collapsed"]
+    assert set(zip(collapsed["trial"], collapsed["aux_weight"], strict=True)) == {("1×16, weight_decay", 10.0)}
+    (sweep,) = (sweep for sweep in find_sweeps(changed) if sweep.label == "1×16, weight_decay")
+    assert 10 in sweep.trials["aux_weight"].tolist()
+    assert 10 not in sweep.included("weight_std")["aux_weight"].tolist()
+
+
+def test_without_a_baseline_nothing_is_compared(controls: StudyRecord) -> None:
+    trials = controls.trials[(controls.trials["aux_weight"] > 0) | (controls.trials["control"] != "none")]
+    without = StudyRecord(controls.study, controls.tags, controls.objectives, controls.replicates, trials, {})
+    assert compare_with_baseline(without).empty
+
+
+def test_ways_of_predicting_are_sweeps_and_comparisons_of_their_own(variants: StudyRecord) -> None:
+    separate = "1×16, target 1, head separate"
+    assert [sweep.label for sweep in find_sweeps(variants)] == [separate, "1×16, target 1"]
+    table = compare_with_baseline(variants)
+    rlct = table[table["measure"] == "rlct"].pivot(index="aux_weight", columns="trial", values="difference")
+    assert (rlct[separate] - rlct["1×16, target 1"]).tolist() == pytest.approx([2.0] * 4, abs=1e-9)
+
+
+def test_a_place_is_told_by_what_differs_in_the_study(controls: StudyRecord, variants: StudyRecord) -> None:
+    always = ["hidden_layers", "width", "target", "aux_weight"]
+    assert sorted(controls.place) == sorted([*always, "control"])
+    assert sorted(variants.place) == sorted([*always, "head"])
+    cells = trial_cells(controls, controls.trials)
+    assert {cell["control"] for cell in cells} == set(CONTROLS)
+    assert all("control" not in cell for cell in trial_cells(variants, variants.trials))
+    assert len({tuple(cell[name] for name in controls.place) for cell in cells}) == len(cells)
+
+
+def test_the_spread_of_the_hidden_layers_weights_is_a_measure_of_the_study(controls: StudyRecord) -> None:
+    assert "weight_std_hidden1" in controls.measures
+    assert controls.trials["weight_std_hidden1"].tolist() == pytest.approx([0.1] * len(controls.trials))
+    assert controls.trials["weight_std_hidden1_se"].tolist() == pytest.approx([0.1 / 3**0.5] * len(controls.trials))
+
+
+def test_the_front_says_which_control_a_trial_has(controls: StudyRecord) -> None:
+    study = as_optuna_study(controls)
+    assert {trial.params["control"] for trial in study.trials} == set(CONTROLS)
+
+
+def test_the_report_of_a_study_of_controls_names_them(controls: StudyRecord, tmp_path: Path) -> None:
+    report = write_report(controls, tmp_path, "python -m analysis controls")
+    page = report.page.read_text()
+    for expected in ("1×16, extra_outputs, target 1", "<th>control</th>", "weight_std_hidden1", "observer_r2"):
+        assert expected in page
+    assert set(pd.read_csv(tmp_path / "comparisons.csv")["trial"]) == set(report.comparisons["trial"])
+    assert len(report.fits) == 6
