@@ -18,7 +18,7 @@ from lmfit import Model
 from lmfit.model import ModelResult
 
 from analysis.statistics import Difference, paired_difference
-from analysis.table import OPTIONS, UNUSABLE_RLCT, StudyRecord
+from analysis.table import OPTIONS, PUBLISHED_OPTIONS, UNUSABLE_RLCT, StudyRecord
 
 COMPLEXITIES = ("weight_std", "rlct")
 # Further measures that a trial is held against its baseline by.
@@ -26,9 +26,10 @@ COMPARED = (
     "train_loss", "generalization_gap", "activation_norm", "dead_unit_share", "effective_rank", "observer_r2",
     "observer_agreement",
 )  # fmt: skip
-PUBLISHED_OPTIONS = {"detach_targets": True, "target_form": "raw", "unit_weighting": "mean", "head": "widened"}
 # Three parameters are fitted: fewer weights than this would leave nothing to judge the fit by.
 FEWEST_WEIGHTS = 5
+# Fewer weights are no sweep, not even to look at.
+FEWEST_SHOWN = 3
 # Relative distance from a bound of w0 that counts as being at it.
 AT_BOUND = 0.01
 
@@ -76,14 +77,14 @@ def usable(trials: pd.DataFrame, *measures: str) -> pd.DataFrame:
 
 
 def find_sweeps(record: StudyRecord) -> list[Sweep]:
-    """All sets of trials that differ in aux_weight alone, with at least FEWEST_WEIGHTS different weights."""
+    """All sets of trials that differ in aux_weight alone, with at least FEWEST_SHOWN different weights."""
     sweeps = []
     for (layers, width), of_network in record.trials.groupby(["hidden_layers", "width"]):
         is_baseline = (of_network["aux_weight"] == 0) & (of_network["control"] == "none")
         weighted = of_network[~is_baseline & (of_network["aux_weight"] > 0)]
         for kind, alike in weighted.groupby(["control", "target", *OPTIONS]):
             together = pd.concat([of_network[is_baseline], alike]).sort_values("aux_weight", ignore_index=True)
-            if together["aux_weight"].nunique() >= FEWEST_WEIGHTS:
+            if together["aux_weight"].nunique() >= FEWEST_SHOWN:
                 named = dict(zip(("control", "target", *OPTIONS), kind, strict=True))
                 sweeps.append(Sweep(f"{layers}×{width}, {describe_kind(named)}", together))
     return sweeps
@@ -152,6 +153,8 @@ def compare_with_baseline(record: StudyRecord) -> pd.DataFrame:
     rows = []
     for (layers, width), of_network in record.trials.groupby(["hidden_layers", "width"]):
         is_baseline = (of_network["aux_weight"] == 0) & (of_network["control"] == "none")
+        # A baseline that has learned nothing is nothing to compare with.
+        is_baseline &= of_network["status_detail"] == "ok"
         if not is_baseline.any():
             continue
         reference = by_trial[of_network[is_baseline]["trial_key"].iloc[0]]

@@ -28,6 +28,7 @@ METRICS = (
     "self_model_mse",
     "self_model_r2",
     "identity_distance",
+    "epochs_trained",
     "generalization_gap",
     "gradient_norm_ratio",
     "gradient_cosine",
@@ -40,7 +41,8 @@ METRICS = (
 # Beside them, the spread of the weights of each hidden layer: this and the layer's name.
 LAYER_WEIGHT_STD = "weight_std_"
 # How a prediction is made, where something is predicted.
-OPTIONS = ("detach_targets", "target_form", "unit_weighting", "head")
+PUBLISHED_OPTIONS = {"detach_targets": True, "target_form": "raw", "unit_weighting": "mean", "head": "widened"}
+OPTIONS = tuple(PUBLISHED_OPTIONS)
 # What a trial is in the space: trials with the same values are one.
 PLACE = ("hidden_layers", "width", "control", "target", "aux_weight", *OPTIONS)
 # With these verdicts the number is no rlct: it is in no curve and on no front.
@@ -163,6 +165,8 @@ def _replicate_row(study: str, run: Run) -> dict[str, Any]:
         "run_id": run.info.run_id,
     }
     params.pop("seeds", None)
+    # Studies from before these were fields have the published values.
+    params = {"control": "none", **PUBLISHED_OPTIONS} | params
     layers = [name for name in run.data.metrics if name.startswith(LAYER_WEIGHT_STD)]
     metrics = {name: run.data.metrics.get(name, float("nan")) for name in (*METRICS, "rlct_se", *layers)}
     return identity | params | metrics

@@ -40,10 +40,9 @@ def list_layers(arguments: list[str], console: Console) -> int:
     task = get_task(own.task)
     published = task.recipe.network
     architecture = own.architecture or published.architecture
-    sizes = published.model_dump() if architecture == published.architecture else {}
-    sizes |= {name: value for name in ("hidden_layers", "width") if (value := getattr(own, name)) is not None}
+    sizes = {name: value for name in ("hidden_layers", "width") if (value := getattr(own, name)) is not None}
     try:
-        config = NetworkConfig(**sizes | {"architecture": architecture})
+        config = task.recipe.network_with(sizes | {"architecture": architecture})
     except ValidationError as error:
         details = error.errors()[0]
         raise StudyError(f"--{details['loc'][0]}: {details['msg']}, got {details['input']}") from error

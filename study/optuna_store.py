@@ -93,6 +93,6 @@ def _check_space(spec: StudySpec, study: optuna.Study) -> None:
             except ValueError as error:
                 raise StudyError(
                     f"space: Optuna cannot go on with the study {spec.name!r}, whose {name} was {stored} and is now "
-                    f"{offered[name]}. Ranges may grow, and so may the lists of a grid; for anything else give the "
-                    "study another --name."
+                    f"{offered[name]}. Ranges may grow, and so may the lists of a grid, except target_depth; for "
+                    "anything else give the study another --name."
                 ) from error

@@ -7,9 +7,12 @@ from functools import cached_property
 from study.record import FinishedTrial, Record
 from study.sampling import random_points
 from study.spec import Point, StudySpec
-from trainables.cost import seconds_per_work, work
+from trainables.cost import WORK_PER_SECOND, seconds_per_work, work, work_of_timing
 from trainables.tasks import TaskData
 from trainables.trial import TrialConfig
+
+# A plan that takes longer to time than this is not timed.
+MOST_TIMING_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,18 @@ class Plan:
             self.to_sample * self.work_per_sampled_trial
         )
 
-    def estimate_seconds(self, side_by_side: int) -> float:
-        """Wall time of the rest with that many trials side by side, from a piece of one timed on this machine."""
+    def estimate_seconds(self, side_by_side: int) -> tuple[float, bool]:
+        """Wall time of the rest with that many trials side by side, and whether a piece of one was timed for it.
+
+        Where even a piece takes long on a CPU core, the time is a rough one, of a typical core.
+        """
         if self.remaining == 0:
-            return 0.0
+            return 0.0, False
         points = sorted(self.missing or random_points(self.spec), key=lambda p: work(self.config(p), self.data.shape))
-        rate = seconds_per_work(self.config(points[len(points) // 2]), self.data)
-        return self.remaining_work * rate / min(side_by_side, self.remaining)
+        typical = self.config(points[len(points) // 2])
+        timed = work_of_timing(typical, self.data.shape) < MOST_TIMING_SECONDS * WORK_PER_SECOND
+        rate = seconds_per_work(typical, self.data) if timed else 1 / WORK_PER_SECOND
+        return self.remaining_work * rate / min(side_by_side, self.remaining), timed
 
 
 def make_plan(spec: StudySpec, data: TaskData, record: Record) -> Plan:

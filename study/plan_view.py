@@ -17,7 +17,8 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
     spec, training, rlct = plan.spec, plan.spec.training, plan.spec.rlct
     fitting = max(1, (os.cpu_count() or 1) // options.resources.cpus_per_trial)
     side_by_side = min(fitting, options.resources.concurrent or fitting)
-    seconds = plan.estimate_seconds(side_by_side)
+    seconds, timed = plan.estimate_seconds(side_by_side)
+    basis = "by timing a piece of one on this machine" if timed else "roughly, of CPU cores: a piece of one takes long"
     samples = plan.data.shape.training_size(training.validation_fraction)
     held_out = len(plan.data.train_labels) - samples
     table = Table.grid(padding=(0, 2))
@@ -48,7 +49,7 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
     table.add_row("to run", f"{plan.remaining} trials")
     table.add_row(
         "estimated time",
-        f"{format_seconds(seconds)} with {side_by_side} trial(s) side by side, by timing a piece of one on this machine"
+        f"{format_seconds(seconds)} with {side_by_side} trial(s) side by side, {basis}"
         if plan.remaining
         else "none: everything is finished",
     )

@@ -6,8 +6,9 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FixedTrial
 
-from study.space import OPTIONS, WeightRange
+from study.space import KNOWN_VALUES, WeightRange
 from study.spec import Point, StudySpec
 from trainables.controls import get_control
 from trainables.targets import target_depths
@@ -53,7 +54,7 @@ def suggest_point(
     if not described.needs_targets(aux_weight):
         return Point(hidden_layers, width, aux_weight, "last", control)
     target = _suggest_target(trial, spec, hidden_layers)
-    options = {name: _suggest_category(trial, spec, name) for name in OPTIONS} if described.predicts else {}
+    options = {name: _suggest_category(trial, spec, name) for name in described.options}
     return Point(hidden_layers, width, aux_weight, target, control, **options)
 
 
@@ -72,7 +73,7 @@ def point_as_params(point: Point, spec: StudySpec) -> dict[str, Any]:
         if spec.space.target_depth == "any" and not spec.is_enumerated:
             (target,) = target_depths(target, spec.layers(point.hidden_layers))
         params[_target_name(spec, point.hidden_layers)] = target
-        params |= {name: getattr(point, name) for name in OPTIONS}
+        params |= {name: getattr(point, name) for name in control.options}
     return params
 
 
@@ -92,7 +93,10 @@ def _suggest_number(trial: optuna.trial.BaseTrial, spec: StudySpec, name: str) -
 def _suggest_category(trial: optuna.trial.BaseTrial, spec: StudySpec, name: str) -> Any:
     choices = spec.choices(name)
     assert choices is not None
-    return trial.suggest_categorical(name, choices) if len(choices) > 1 else choices[0]
+    if len(choices) == 1:
+        return choices[0]
+    # Optuna's choices cannot grow: a study that only lists its trials names all that there are.
+    return trial.suggest_categorical(name, KNOWN_VALUES[name] if spec.is_enumerated else choices)
 
 
 def _suggest_target(trial: optuna.trial.BaseTrial, spec: StudySpec, hidden_layers: int) -> int | str:
@@ -120,6 +124,13 @@ def random_points(spec: StudySpec) -> list[Point]:
 
 def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
     """Name and distribution of every Optuna parameter that the space can ask for."""
+    if spec.is_enumerated:
+        listed: dict[str, BaseDistribution] = {}
+        for point in spec.points():
+            fixed = FixedTrial(point_as_params(point, spec))
+            suggest_point(fixed, spec)
+            listed |= fixed.distributions
+        return listed
     study = optuna.create_study(sampler=RandomSampler(seed=spec.seed))
     found: dict[str, BaseDistribution] = {}
     for _ in range(LOOKS):

@@ -1,17 +1,25 @@
 """The search space: dimensions that are each one value, a list of choices, or a range."""
 
 import re
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from trainables.config import HeadKind, Section, TargetForm, UnitWeighting
-from trainables.controls import get_control
+from trainables.controls import CONTROLS, get_control
 
 # How a prediction is made: dimensions that mean nothing for a network that predicts nothing.
 OPTIONS = ("detach_targets", "target_form", "unit_weighting", "head")
 SEARCHED = ("hidden_layers", "width", "control", "aux_weight", "target_depth", *OPTIONS)
+# All values of the dimensions that are words.
+KNOWN_VALUES: dict[str, list[Any]] = {
+    "control": list(CONTROLS),
+    "detach_targets": [True, False],
+    "target_form": list(get_args(TargetForm)),
+    "unit_weighting": list(get_args(UnitWeighting)),
+    "head": list(get_args(HeadKind)),
+}
 LAYER_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -41,6 +49,8 @@ class IntRange(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         _check_ordered(self.low, self.high)
+        if self.log and self.low == 0:
+            raise ValueError("a logarithmic range begins at 1 or more")
         return self
 
 
@@ -79,9 +89,9 @@ def _known_control(name: str) -> str:
 
 Target = Annotated[int | str, AfterValidator(_parse_target)]
 ControlName = Annotated[str, AfterValidator(_known_control)]
-Depth = Annotated[int, Field(ge=0)]
+Depth = Annotated[int, Field(ge=0, le=64)]
 Weight = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=65536)]
 _T = TypeVar("_T")
 Choices = Annotated[list[_T], Field(min_length=1), AfterValidator(_distinct)]
 

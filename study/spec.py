@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -16,6 +16,7 @@ from study.explain import explain_errors
 from study.space import ENUMERATED, OPTIONS, SEARCHED, DesignPoints, SamplerName, SearchSpace, WeightRange
 from trainables.config import NetworkConfig, ObserverConfig, RlctConfig, Section, SelfModelConfig, TrainingConfig
 from trainables.controls import get_control
+from trainables.errors import ConfigError
 from trainables.networks import Layer, get_architecture, layers_of
 from trainables.targets import has_target, in_words, target_depths
 from trainables.tasks import TASKS, DataShape, get_task
@@ -24,6 +25,7 @@ from trainables.trial import TrialConfig
 Direction = Literal["maximize", "minimize"]
 # Measures that a search may steer by. The test split is not among them, and never will be.
 ObjectiveName = Literal["val_accuracy", "train_loss", "weight_std", "rlct", "observer_r2", "observer_agreement"]
+_Section = TypeVar("_Section", bound=Section)
 # A space of more places than this counts as endless.
 MOST_PLACES = 5000
 
@@ -117,6 +119,8 @@ class StudySpec(Section):
             raise ValueError(f"objectives: {unobserved[0]} needs an observer, and observer.epochs is 0. Set it above 0")
         if self.sampler == "grid":
             self._check_grid()
+        if self.sampler == "design" and not self.design:
+            raise ValueError("design: sampler 'design' runs what is listed there, and nothing is")
         if self.is_enumerated:
             if self.trials is not None:
                 raise ValueError(f"trials: sampler {self.sampler!r} runs what is listed; leave trials out")
@@ -167,9 +171,9 @@ class StudySpec(Section):
                 )
         weights = self.space.aux_weight
         highest = weights.high if isinstance(weights, WeightRange) else max(self.space.choices("aux_weight") or ())
-        for control in self.space.choices("control") or ():
-            if get_control(control).strength is not None and highest > 0:
-                self._self_model(Point(0, 0, highest, "last", control), (1,))
+        size = Point(max(self.space.values("hidden_layers")), min(self.space.values("width")), highest, "last")
+        for values in product(*(self.space.choices(name) or () for name in ("control", *OPTIONS))):
+            self.trial_config(size._replace(**dict(zip(("control", *OPTIONS), values, strict=True))))
 
     def check_against(self, shape: DataShape) -> None:
         """Find what only the sizes of the data can contradict.
@@ -304,10 +308,12 @@ class StudySpec(Section):
             if get_control(point.control).needs_targets(point.aux_weight):
                 return None
             point = point._replace(target_depth="last")
-        return TrialConfig(
+        self_model = self._self_model(point, target_depths(point.target_depth, layers))
+        return _checked(
+            TrialConfig,
             task=self.task,
             network=self._network(point.hidden_layers, point.width),
-            self_model=self._self_model(point, target_depths(point.target_depth, layers)),
+            self_model=self_model,
             training=self.training,
             rlct=self.rlct,
             observer=self.observer,
@@ -324,9 +330,9 @@ class StudySpec(Section):
         if control.strength is not None and weight == 0:
             control = get_control("none")
         targets = depths if control.needs_targets(weight) else ()
-        # Where nothing is predicted, how it would be makes no difference.
-        options = {name: getattr(point, name) for name in OPTIONS} if targets and control.predicts else {}
-        config = SelfModelConfig(aux_weight=weight, target_depths=targets, control=control.name, **options)
+        # What makes no difference to a control does not make another trial.
+        options = {name: getattr(point, name) for name in control.options} if targets else {}
+        config = _checked(SelfModelConfig, aux_weight=weight, target_depths=targets, control=control.name, **options)
         control.check(config)
         return config
 
@@ -335,6 +341,14 @@ class StudySpec(Section):
         config = self.trial_config(point)
         assert config is not None, f"no network of the study has the target of {point}"
         return config.key(data_digest)
+
+
+def _checked(model: type[_Section], **fields: Any) -> _Section:
+    """The model of these fields; what is wrong with them as a plain error, for it arises within a validation."""
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        raise ConfigError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
 def named_studies() -> list[str]:

@@ -19,6 +19,9 @@ from trainables.seeds import derived_seed, generators
 from trainables.self_model import SelfModel
 from trainables.tasks.base import InputSpec
 
+# What is predicted is none of the network's own activations: no gradient could flow through it.
+FOREIGN_TARGET_OPTIONS = ("target_form", "unit_weighting", "head")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -41,6 +44,8 @@ class Control:
     # Whether the network has extra outputs, and whether they are to predict its own activations.
     predicts: ClassVar[bool] = True
     predicts_itself: ClassVar[bool] = True
+    # Fields of SelfModelConfig that make a difference.
+    options: ClassVar[tuple[str, ...]] = ("detach_targets", "target_form", "unit_weighting", "head")
 
     def __init__(self, self_model: SelfModel, setting: Setting):
         self.self_model = self_model
@@ -59,7 +64,8 @@ class Control:
         if cls.strength is not None and cls.name != "none" and weight == 0:
             raise ConfigError(f"aux_weight: {control} with strength 0 is the baseline: set control to 'none'")
         if cls.needs_targets(weight) and not depths:
-            raise ConfigError("aux_weight > 0 needs at least one depth in target_depths")
+            what = "aux_weight > 0" if weight > 0 else control
+            raise ConfigError(f"{what} needs at least one depth in target_depths")
         if not cls.needs_targets(weight) and depths:
             why = (
                 "aux_weight 0 is the baseline without extra outputs" if cls.has_targets else f"{control} has no targets"
@@ -107,6 +113,7 @@ class ExtraOutputs(Control):
     name = "extra_outputs"
     summary = "the extra outputs are there, with weight 0: more parameters alone"
     strength = None
+    options = ("head",)
 
 
 class NoiseTargets(Control):
@@ -116,6 +123,7 @@ class NoiseTargets(Control):
     summary = "predict noise with the mean and spread of each target unit"
     strength = "weight of the prediction loss"
     predicts_itself = False
+    options = FOREIGN_TARGET_OPTIONS
 
     def __init__(self, self_model: SelfModel, setting: Setting):
         super().__init__(self_model, setting)
@@ -135,6 +143,7 @@ class ShuffledTargets(Control):
     summary = "predict the activations of another sample of the batch"
     strength = "weight of the prediction loss"
     predicts_itself = False
+    options = FOREIGN_TARGET_OPTIONS
 
     def __init__(self, self_model: SelfModel, setting: Setting):
         super().__init__(self_model, setting)
@@ -160,13 +169,15 @@ class RandomNetworkTargets(Control):
     summary = "predict the same layers' activations in a frozen random network of the same shape"
     strength = "weight of the prediction loss"
     predicts_itself = False
+    options = FOREIGN_TARGET_OPTIONS
 
     def __init__(self, self_model: SelfModel, setting: Setting):
         super().__init__(self_model, setting)
         architecture = get_architecture(setting.network.architecture)
         seeds = [derived_seed(seed, "frozen_network") for seed in setting.seeds]
         frozen = architecture.build(setting.network, setting.inputs, Head(classes=1), seeds)
-        self._frozen = frozen.to(setting.device).eval().requires_grad_(False)
+        # Batch normalisation by the batch at hand: without training it has no statistics of its own.
+        self._frozen = frozen.to(setting.device).train().requires_grad_(False)
 
     def raw_target(self, activations: Activations, inputs: Tensor) -> Tensor:
         return self.self_model.activations(self._frozen(inputs, self.record))
@@ -180,6 +191,7 @@ class ActivationPenalty(Control):
     strength = "weight of the penalty"
     predicts = False
     predicts_itself = False
+    options = ("unit_weighting",)
 
     def loss(self, network: ReplicatedNetwork, activations: Activations, inputs: Tensor) -> Tensor | None:
         own = torch.cat([activations.hidden[layer.depth] for layer in self.self_model.targets], dim=-1)
@@ -195,6 +207,7 @@ class WeightDecay(Control):
     has_targets = False
     predicts = False
     predicts_itself = False
+    options = ()
 
     def loss(self, network: ReplicatedNetwork, activations: Activations, inputs: Tensor) -> Tensor | None:
         return torch.stack([p.square().flatten(1).sum(dim=1) for p in network.parameters()]).sum(dim=0) / 2
@@ -209,6 +222,7 @@ class Dropout(Control):
     has_targets = False
     predicts = False
     predicts_itself = False
+    options = ()
 
     @classmethod
     def check(cls, config: SelfModelConfig) -> None:

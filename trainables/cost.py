@@ -23,6 +23,8 @@ NOISE_PER_WEIGHT, NOISE_BEYOND_CACHE = 150, 500
 CACHED_WEIGHTS = 1_000_000
 # A CPU core does about so much in a second: for statements of cost that nothing is timed for.
 WORK_PER_SECOND = 1e10
+# Epochs and draws of the pieces that are timed.
+PIECES = ((1, 8), (1, 10), (4, 40))
 # The trained weights are looked at over all samples once, and six times over some of them.
 START_PASSES, START_SAMPLES = 6, 4096
 
@@ -45,15 +47,19 @@ def work(config: TrialConfig, shape: DataShape) -> float:
     return training.epochs * epoch + start + rlct.draws * draw + config.observer.epochs * observation
 
 
+def work_of_timing(config: TrialConfig, shape: DataShape) -> float:
+    """Work that `seconds_per_work` would do."""
+    return sum(work(_piece(config, epochs, draws), shape) for epochs, draws in PIECES)
+
+
 def seconds_per_work(config: TrialConfig, data: TaskData, device: torch.device | str = "cpu") -> float:
     """Time two small pieces of a trial on one CPU thread or the device; their difference is free of fixed costs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         # The first run pays for imports.
-        run_experiment(_piece(config, epochs=1, draws=8), data, device)
-        (small, small_work), (large, large_work) = (
-            _timed(_piece(config, epochs=epochs, draws=10 * epochs), data, device) for epochs in (1, 4)
+        _, (small, small_work), (large, large_work) = (
+            _timed(_piece(config, epochs, draws), data, device) for epochs, draws in PIECES
         )
         # On a busy machine the larger piece can come out faster: then count its whole time.
         return (large - small) / (large_work - small_work) if large > small else large / large_work
@@ -84,6 +90,7 @@ def _piece(config: TrialConfig, epochs: int, draws: int) -> TrialConfig:
             "seeds": config.seeds[:1],
             "training": config.training.model_copy(update={"epochs": epochs}),
             "rlct": config.rlct.model_copy(update={"draws": draws}),
+            "observer": config.observer.model_copy(update={"epochs": 0}),
         }
     )
 

@@ -14,6 +14,7 @@ from trainables.networks import Activations, ReplicatedNetwork
 from trainables.tasks import Split
 
 EPOCH_METRICS = (
+    "epochs_trained",
     "train_loss",
     "val_accuracy",
     "test_accuracy",
@@ -157,6 +158,8 @@ class _PredictionError:
         self._error = torch.zeros(replicates, dtype=torch.float64, device=device)
 
     def add(self, prediction: Tensor, target: Tensor) -> None:
+        # A variance of single-precision sums would be rounding where the targets hardly vary.
+        target = target.double()
         self._sum += target.sum(dim=1)
         self._squares += target.square().sum(dim=1)
         self._error += (prediction - target).square().sum(dim=(1, 2))

@@ -134,12 +134,11 @@ def _sum(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _optimizers(student: ReplicatedNetwork, config: ObserverConfig) -> list[torch.optim.Optimizer]:
-    on_cpu = next(student.parameters()).device.type == "cpu"
-    if not on_cpu or not student.use_sparse_gradients():
+    if not student.use_sparse_gradients():
         return [torch.optim.Adam(student.parameters(), lr=config.learning_rate, fused=True)]
     tables = [module.weight for module in student.modules() if isinstance(module, ReplicatedEmbedding)]
     others = [parameter for parameter in student.parameters() if not any(parameter is table for table in tables)]
-    # A step for the tokens of the batch alone: on a CPU, Adam would take long to go through the whole table each time.
+    # A step for the tokens of the batch alone: Adam would go through the whole table each time.
     return [
         torch.optim.Adam(others, lr=config.learning_rate, fused=True),
         torch.optim.SparseAdam(tables, lr=config.learning_rate),

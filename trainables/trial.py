@@ -72,7 +72,7 @@ class TrialConfig(Section):
         """
         chosen = get_task(task)
         recipe = chosen.recipe
-        network_config = NetworkConfig(**(recipe.network.model_dump() | (network or {})))
+        network_config = recipe.network_with(network or {})
         auxiliary = {"aux_weight": aux_weight} | (self_model or {})
         if get_control(auxiliary.get("control", "none")).needs_targets(auxiliary["aux_weight"]):
             auxiliary.setdefault(
@@ -103,8 +103,11 @@ class TrialConfig(Section):
 
     @property
     def observed_depths(self) -> tuple[int, ...]:
-        """Depths of the layers that the observer predicts: the target layers, or the recipe's where there are none."""
-        return self.self_model.target_depths or default_depths(get_task(self.task), self.layers)
+        """Depths of the layers that the observer predicts.
+
+        They are the recipe's targets, whatever the trial's own: else trials could not be compared with their baseline.
+        """
+        return default_depths(get_task(self.task), self.layers)
 
     def key(self, data_digest: str) -> str:
         """The trial key: 16 hexadecimal digits that change with anything that can change the result."""

@@ -98,9 +98,14 @@ def test_a_constant_is_not_sold_as_a_curve(stores: Stores, tmp_path: Path) -> No
     assert fit.aicc_gain < 0
 
 
-def test_fewer_than_five_weights_are_no_sweep(stores: Stores, tmp_path: Path) -> None:
+def test_fewer_than_five_weights_are_shown_but_not_fitted_and_fewer_than_three_are_no_sweep(
+    stores: Stores, tmp_path: Path
+) -> None:
     write_study(stores, sweep_spec(name="short", weights=(0, 1, 2, 5)), falling, tmp_path / "files")
-    assert find_sweeps(read_record(stores.tracking_uri, "short")) == []
+    (sweep,) = find_sweeps(read_record(stores.tracking_uri, "short"))
+    assert fit_curve(sweep, "rlct") is None
+    write_study(stores, sweep_spec(name="shorter", weights=(0, 1)), falling, tmp_path / "files")
+    assert find_sweeps(read_record(stores.tracking_uri, "shorter")) == []
 
 
 def test_collapsed_trials_are_in_the_table_but_in_no_curve_and_no_front(record: StudyRecord) -> None:

@@ -81,18 +81,18 @@ class Folder:
         done = subprocess.run(self._command(*arguments), cwd=self.path, capture_output=True, text=True, timeout=300)
         return Ran(done.returncode, done.stdout, done.stderr)
 
-    def run_and_kill(self, line_start: str) -> int:
+    def run_and_kill(self, *arguments: str, at: str) -> int:
         """Start it, kill it and Ray with it when a line begins so, as when the machine dies; the exit code."""
         process = subprocess.Popen(
-            self._command(), cwd=self.path, text=True, start_new_session=True,
+            self._command(*arguments), cwd=self.path, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith(line_start):
+            if line.startswith(at):
                 break
         else:
-            pytest.fail(f"no line began with {line_start!r}")
+            pytest.fail(f"no line began with {at!r}")
         os.killpg(process.pid, signal.SIGKILL)
         process.stdout.read()
         return process.wait(timeout=60)
@@ -172,9 +172,10 @@ def story(tmp_path_factory: pytest.TempPathFactory, ray_cluster: RayCluster) -> 
     planned = folder.run_here("--plan")
     assert planned.code == 0, planned.err
     assert not (folder.path / "runs").exists(), "a plan leaves nothing behind"
-    killed = folder.run_and_kill(f"[2/{TRIALS}")
+    one_by_one = ("--concurrent", "1")
+    killed = folder.run_and_kill(*one_by_one, at=f"[2/{TRIALS}")
     after_kill = folder.finished()
-    interrupted = folder.run_here("--address", ray_cluster.address, "--concurrent", "1", interrupt_at="[1/")
+    interrupted = folder.run_here("--address", ray_cluster.address, *one_by_one, interrupt_at="[1/")
     after_interrupt, still_open = folder.finished(), len(folder.runs("attributes.status = 'RUNNING'"))
     # Another driver, with a Ray of its own.
     done = folder.run()

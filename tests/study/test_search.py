@@ -218,12 +218,21 @@ def test_a_search_chooses_among_controls_and_each_has_what_it_is(tmp_path: Path)
     assert ("dropout", "separate") not in heads
 
 
-@pytest.mark.xfail(strict=True, reason="study.sampling.distributions looks at networks that have none of the targets")
 def test_a_grid_in_which_a_network_lacks_the_targets_can_go_on(tmp_path: Path) -> None:
     space = {"hidden_layers": [1, 2], "width": 8, "aux_weight": [0, 1], "target_depth": 2}
     spec = make_spec(sampler="grid", trials=None, design=[], space=space)
     run(make_search(spec, tmp_path), 1)
     assert reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {}) == []
+
+
+def test_a_grid_may_grow_by_a_control_and_an_option_and_drop_a_width(tmp_path: Path) -> None:
+    space = {"hidden_layers": 1, "width": [8, 16, 32], "aux_weight": [0.1, 0.5], "control": ["none", "dropout"],
+             "head": ["widened", "separate"], "target_depth": 1}  # fmt: skip
+    run(make_search(make_spec(sampler="grid", trials=None, design=[], space=space), tmp_path), 3)
+    grown = space | {"control": ["none", "dropout", "weight_decay"], "width": [8, 32]}
+    spec = make_spec(sampler="grid", trials=None, design=[], space=grown)
+    assert reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {}) == []
+    assert len({spec.trial_config(point) for point in spec.points()}) == 2 * 2 * (2 + 1 + 1)
 
 
 def test_values_that_are_not_finite_end_the_optuna_trial_as_failed_and_say_why(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class ReplicatedEmbeddingBag(ReplicatedNetwork):
     def forward(self, inputs: Tensor, record: Collection[int] = ()) -> Activations:
         features = self.embedding.mean(inputs)
         hidden = {1: features} if 1 in record else {}
+        if self.dropout is not None:
+            features = self.dropout(features)
         features = self.hidden(features, 2, record, hidden, self.dropout)
         return self._read(features, hidden)
 

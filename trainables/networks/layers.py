@@ -149,9 +149,7 @@ class ReplicatedEmbedding(nn.Module):
     def __init__(self, replicates: int, vocabulary: int, units: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(replicates, vocabulary, units))
-        # Whether gradients are sparse in training. Evaluation always has dense ones, and so has a GPU, which is faster
-        # at adding up a whole table than at sorting its rows.
-        self.sparse = False
+        self.sparse = False  # whether gradients are sparse in training; evaluation always has dense ones
 
     @torch.no_grad()
     def initialize(self, generators: Sequence[torch.Generator]) -> None:
@@ -161,12 +159,8 @@ class ReplicatedEmbedding(nn.Module):
 
     def mean(self, tokens: Tensor) -> Tensor:
         """The mean vector of every text's tokens: (G, B, longest), negative after a text's end, to (R, B, units)."""
-        vectors: Tensor = _EmbeddingMean.apply(self.weight, tokens, self._gradient_is_sparse)
+        vectors: Tensor = _EmbeddingMean.apply(self.weight, tokens, self.sparse and self.training)
         return vectors
-
-    @property
-    def _gradient_is_sparse(self) -> bool:
-        return self.sparse and self.training and self.weight.device.type == "cpu"
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The vector of every token: (G, B, longest), negative after a text's end, to (R, B, longest, units)."""

@@ -76,8 +76,9 @@ def estimate_rlct(
     Every chain of every replicate starts at the trained weights and takes `config.draws` steps, each on a batch of its
     own chain's reshuffled passes. The trained weights are held against each draw on the same batch: on the average that
     is their loss over all samples, with less noise. The network is sampled in evaluation mode, whatever mode it is in:
-    batch norm with its running statistics, no dropout. Replicates and chains are sampled in one go where the network is
-    stackable, else one chain after the other.
+    batch norm with its running statistics, no dropout, and inputs as they are: where training changed them at random
+    (`training.augment`), the weights need not be at a minimum of this loss. Replicates and chains are sampled in one go
+    where the network is stackable, else one chain after the other.
 
     Args:
         network: of R replicates, a classifier without the self-model's rows; left unchanged.

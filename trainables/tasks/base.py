@@ -3,10 +3,10 @@
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,17 @@ class Recipe:
     rlct: RlctConfig
     network: NetworkConfig = field(default_factory=NetworkConfig)
     target_depth: int | str = "last"  # the published target layers, as a study names them
+
+    def network_with(self, fields: Mapping[str, Any]) -> NetworkConfig:
+        """The recipe's network with other fields; of another architecture, its sizes mean nothing.
+
+        Raises:
+            pydantic.ValidationError: a field is unknown or impossible.
+        """
+        published = self.network.model_dump()
+        if fields.get("architecture", self.network.architecture) != self.network.architecture:
+            published = {}
+        return NetworkConfig(**published | dict(fields))
 
 
 @dataclass(frozen=True)
