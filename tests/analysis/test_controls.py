@@ -1,5 +1,6 @@
 """Controls and variants beside self-modeling: sweeps of their own, and the same baseline for all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_a_comparison_says_what_became_of_the_trial(controls: StudyRecord) -> No
     trials = controls.trials.copy()
     broken = (trials["control"] == "weight_decay") & (trials["aux_weight"] == 10)
     trials.loc[broken, "status_detail"] = "collapsed"
-    changed = StudyRecord(controls.study, controls.tags, controls.objectives, controls.replicates, trials, {})
+    changed = replace(controls, trials=trials)
     table = compare_with_baseline(changed)
     collapsed = table[table["status_detail"] == "collapsed"]
     assert set(zip(collapsed["trial"], collapsed["aux_weight"], strict=True)) == {("1×16, weight_decay", 10.0)}
@@ -100,10 +101,12 @@ def test_a_comparison_says_what_became_of_the_trial(controls: StudyRecord) -> No
     assert 10 not in sweep.included("weight_std")["aux_weight"].tolist()
 
 
-def test_without_a_baseline_nothing_is_compared(controls: StudyRecord) -> None:
-    trials = controls.trials[(controls.trials["aux_weight"] > 0) | (controls.trials["control"] != "none")]
-    without = StudyRecord(controls.study, controls.tags, controls.objectives, controls.replicates, trials, {})
-    assert compare_with_baseline(without).empty
+def test_without_a_baseline_that_learned_something_nothing_is_compared(controls: StudyRecord) -> None:
+    is_baseline = (controls.trials["aux_weight"] == 0) & (controls.trials["control"] == "none")
+    assert compare_with_baseline(replace(controls, trials=controls.trials[~is_baseline])).empty
+    broken = controls.trials.copy()
+    broken.loc[is_baseline, "status_detail"] = "collapsed"
+    assert compare_with_baseline(replace(controls, trials=broken)).empty
 
 
 def test_ways_of_predicting_are_sweeps_and_comparisons_of_their_own(variants: StudyRecord) -> None:

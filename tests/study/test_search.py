@@ -18,7 +18,7 @@ from tests.study.synthetic import DIGEST, falling, make_outcome
 from trainables.trial import TrialConfig
 
 # TPE chooses at random for the first ten.
-TRIALS = 24
+TRIALS = 20
 # Optuna's database takes a while to write each one.
 MEASURES = ("val_accuracy", "test_accuracy", "weight_std", "rlct", "rlct_se")
 
