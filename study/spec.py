@@ -193,6 +193,23 @@ class StudySpec(Section):
             raise StudyError(
                 f"rlct.batch_size: {self.rlct.batch_size} is more than the {samples} training samples. Lower it."
             )
+        batch_size = self.training.batch_size
+        if min(samples, samples % batch_size or batch_size) == 1 and (reason := self._why_batches_need_two()):
+            raise StudyError(
+                f"training.batch_size: {batch_size} cuts the {samples} training samples so that the last batch has one "
+                f"sample alone, and {reason}. Take another size."
+            )
+
+    def _why_batches_need_two(self) -> str | None:
+        """What in this study sets the samples of a batch against each other; None if nothing does."""
+        if get_architecture(self.architecture).mixes_samples:
+            return f"{self.architecture} normalises each sample by its batch"
+        for control in self.choices("control") or []:
+            if get_control(control).mixes_samples:
+                return f"control {control!r} takes its targets from the rest of the batch"
+        if "standardized" in (self.choices("target_form") or []):
+            return "target_form 'standardized' is over the batch"
+        return None
 
     @property
     def is_enumerated(self) -> bool:

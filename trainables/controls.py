@@ -46,6 +46,8 @@ class Control:
     predicts_itself: ClassVar[bool] = True
     # Fields of SelfModelConfig that make a difference.
     options: ClassVar[tuple[str, ...]] = ("detach_targets", "target_form", "unit_weighting", "head")
+    # Whether its targets come from other samples of the batch.
+    mixes_samples: ClassVar[bool] = False
 
     def __init__(self, self_model: SelfModel, setting: Setting):
         self.self_model = self_model
@@ -122,6 +124,7 @@ class NoiseTargets(Control):
     name = "noise_targets"
     summary = "predict noise with the mean and spread of each target unit"
     strength = "weight of the prediction loss"
+    mixes_samples = True
     predicts_itself = False
     options = FOREIGN_TARGET_OPTIONS
 
@@ -142,6 +145,7 @@ class ShuffledTargets(Control):
     name = "shuffled_targets"
     summary = "predict the activations of another sample of the batch"
     strength = "weight of the prediction loss"
+    mixes_samples = True
     predicts_itself = False
     options = FOREIGN_TARGET_OPTIONS
 

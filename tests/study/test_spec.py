@@ -260,6 +260,26 @@ def test_a_sampler_batch_larger_than_the_data_is_refused() -> None:
         spec_with(rlct={"batch_size": 5000}).check_against(TASKS["digits"].shape)
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"architecture": "resnet18"}, "resnet18 normalises"),
+        ({"space": {"control": ["none", "shuffled_targets"]}}, "'shuffled_targets' takes its targets from the rest"),
+        ({"space": {"target_form": "standardized"}}, "'standardized' is over the batch"),
+    ],
+)
+def test_a_batch_of_one_sample_is_refused_where_samples_of_a_batch_are_compared(
+    fields: dict[str, Any], reason: str
+) -> None:
+    # 1,150 digits to train on: three batches of 383 and one sample, or two of 384 and 382.
+    alone, together = {"batch_size": 383}, {"batch_size": 384}
+    shape = TASKS["digits"].shape
+    spec_with(training=alone).check_against(shape)
+    spec_with(training=together, **fields).check_against(shape)
+    with pytest.raises(StudyError, match=f"training.batch_size: 383 cuts the 1150 .* one sample alone.*{reason}"):
+        spec_with(training=alone, **fields).check_against(shape)
+
+
 def test_a_yaml_file_works_in_place_of_a_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("task: digits\ntrials: 3\nspace: {width: [8, 16]}\n")

@@ -95,6 +95,8 @@ class ReplicatedNetwork(ReplicatedModule, ABC):
 
     architecture: ClassVar[str]
     summary: ClassVar[str]
+    # Whether training sets the samples of a batch against each other, as batch normalisation does.
+    mixes_samples: ClassVar[bool] = False
     head: ReplicatedLinear
     separate_head: nn.Sequential | None
     dropout: ReplicatedDropout | None

@@ -41,6 +41,7 @@ class ReplicatedResNet18(ReplicatedNetwork):
 
     architecture: ClassVar[str] = "resnet18"
     summary: ClassVar[str] = "ResNet-18 for small images, then hidden_layers (or none) ReLU layers of width units"
+    mixes_samples: ClassVar[bool] = True
     evaluation_batch: ClassVar[int] = 256
     stem: "_Convolution"
     blocks: nn.ModuleList
