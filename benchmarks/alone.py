@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import hardware
 from study.options import parse_options
 from trainables import TrialConfig, load_task, run_experiment
 from trainables.tasks import TaskData
@@ -93,7 +94,7 @@ def _run_trial(config_json: str, device: str) -> dict[str, Any]:
 def _machine(device: str) -> dict[str, str]:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "device": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine(),
+        "device": hardware(device),
         "cpus": str(os.cpu_count()),
         "python": platform.python_version(),
         "git_commit": commit.stdout.strip() or "unknown",

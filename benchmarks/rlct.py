@@ -39,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.machine import hardware, spread
 from trainables import RlctConfig, load_task
 from trainables.config import NetworkConfig
 from trainables.networks import Head, ReplicatedLinear
@@ -200,22 +201,6 @@ def report(arguments: argparse.Namespace, times: dict[Any, np.ndarray], settings
             spread(per_step[IN_MEMORY] / step, ".2f"),
         )
     console.print(table)
-
-
-def spread(values: np.ndarray, form: str) -> str:
-    """Median, least and most."""
-    return f"{np.median(values):{form}} ({values.min():{form}}–{values.max():{form}})"
-
-
-def hardware(device: str) -> str:
-    """The name of the GPU or of the processor."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

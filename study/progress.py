@@ -1,6 +1,7 @@
 """What a person sees while a study runs."""
 
 import statistics
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
@@ -16,9 +17,15 @@ from study.plan import Plan
 from trainables.cost import work
 from trainables.trial import TrialConfig
 
+# Seconds after which a file gets a line though no trial has ended.
+LONGEST_SILENCE = 60.0
+
 
 class StudyProgress:
-    """A live display on a terminal; a line per finished trial where output goes to a file."""
+    """A live display on a terminal.
+
+    Where output goes to a file, a line per finished trial, and while none ends one a minute that says how far they are.
+    """
 
     def __init__(self, plan: Plan, console: Console):
         self._plan = plan
@@ -30,6 +37,7 @@ class StudyProgress:
         self._work_of_sampled = [plan.work_per_sampled_trial]
         self._seconds_per_work: list[float] = []
         self._most_side_by_side = 1
+        self._last_line = time.monotonic()
         self._best: dict[str, tuple[float, str]] = {}
         for trial in plan.finished.values():
             if trial.status == "ok" and all(name in trial.metrics for name in plan.spec.objectives):
@@ -65,6 +73,8 @@ class StudyProgress:
     def advanced(self, key: str, stage: str) -> None:
         if key in self._running:
             self._running[key] = (self._running[key][0], stage)
+        if time.monotonic() - self._last_line >= LONGEST_SILENCE:
+            self._line("; ".join(f"{describe_trial(config)}: {stage}" for config, stage in self._running.values()))
 
     def finished(self, key: str, config: TrialConfig, outcome: Outcome) -> None:
         self._end(key)
@@ -75,7 +85,8 @@ class StudyProgress:
             self._keep_best(means, describe_trial(config))
         values = ", ".join(f"{name} {means[name]:.4g}" for name in self._plan.spec.objectives)
         note = "" if outcome.status == "ok" else f" [{outcome.status}]"
-        self._line(f"{describe_trial(config)}: {values}{note}")
+        best = ", ".join(f"{name} {value:.4g}" for name, (value, _) in self._best.items())
+        self._line(f"{describe_trial(config)}: {values}{note}" + (f"; best so far: {best}" if best else ""))
 
     def failed(self, key: str, config: TrialConfig, reason: str) -> None:
         self._end(key)
@@ -111,9 +122,8 @@ class StudyProgress:
                 f"[{self.ended}/{self._plan.remaining}, {len(self._running)} running, "
                 f"{self._failed} failed, {self._time_left()}]"
             )
-            best = ", ".join(f"{name} {value:.4g}" for name, (value, _) in self._best.items())
-            line = f"{counts} {text}" + (f"; best so far: {best}" if best else "")
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(f"{counts} {text}", markup=False, highlight=False, soft_wrap=True)
+            self._last_line = time.monotonic()
 
     def _time_left(self) -> str:
         if not self._seconds_per_work:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 # Raise it whenever a change of code changes the numbers that an unchanged configuration gives:
 # the trial keys change with it, and no older result is taken for a newer one.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 # Split R-hat halves each chain, and a half needs two draws to have a variance.
 FEWEST_KEPT_DRAWS = 4
 

@@ -76,6 +76,24 @@ def test_the_time_left_is_that_of_the_work_left_side_by_side(spec: StudySpec, di
     assert left[1] == pytest.approx(6, abs=1)
 
 
+def test_a_file_hears_of_running_trials_while_none_ends(
+    spec: StudySpec, digits: TaskData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(spec, digits, "digest", {})
+    lines = io.StringIO()
+    (first, first_config), (second, second_config), *_ = configs(plan)
+    with StudyProgress(plan, Console(file=lines)) as progress:
+        progress.started(first, first_config)
+        progress.started(second, second_config)
+        progress.advanced(first, "epoch 6/60")
+        assert lines.getvalue().splitlines() == ["starting Ray …"]
+        monkeypatch.setattr("study.progress.LONGEST_SILENCE", 0.0)
+        progress.advanced(second, "rlct 8/1000")
+    assert lines.getvalue().splitlines()[1:] == [
+        "[0/4, 2 running, 0 failed, time left: not known yet] 1x16 aux 0: epoch 6/60; 1x16 aux 1 target 1: rlct 8/1000"
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(4.6, "5 s"), (200, "3 min 20 s"), (700, "11 min"), (7500, "2 h 05 min"), (6.2e6, "1,722 h")]
 )

@@ -80,10 +80,12 @@ class ReplicatedConvNet(ReplicatedNetwork):
         recorded: dict[int, list[Tensor]] = {depth: [] for depth in record if depth <= len(stages)}
         flat = []
         for replicate in range(self.replicates):
-            image = inputs[replicate // copies]
+            # With the channels last, convolution and pooling of few channels take half the time on a CPU.
+            image = inputs[replicate // copies].contiguous(memory_format=torch.channels_last)
             for depth, stage in enumerate(stages, 1):
                 weight, bias = stage[replicate]
-                image = functional.max_pool2d(torch.relu(functional.conv2d(image, weight, bias, padding=1)), 2)
+                # ReLU is monotone: after pooling it gives the same, of a quarter of the values.
+                image = torch.relu(functional.max_pool2d(functional.conv2d(image, weight, bias, padding=1), 2))
                 if depth in recorded:
                     recorded[depth].append(image.flatten(1))
                 if self.dropout is not None:

@@ -1,0 +1,42 @@
+import platform
+import resource
+import threading
+
+import pytest
+import ray
+import torch
+
+from study.cluster import connect
+from study.resources import Resources
+from tests.study.conftest import RayCluster
+
+BATCHES, FLOATS = 10, 2**25  # 128 MiB: more than glibc ever keeps by itself
+PAGES = 4 * FLOATS // resource.getpagesize()
+
+
+def _page_faults() -> int:
+    """Page faults of a thread that takes and frees the same amount of memory for batch after batch."""
+    faults = []
+
+    def work() -> None:
+        for _ in range(BATCHES):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(FLOATS).add_(1)
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return sum(faults)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other settings")
+def test_a_worker_does_not_take_the_memory_of_each_batch_anew_from_the_system(ray_cluster: RayCluster) -> None:
+    here = _page_faults()
+    connect(Resources(ray_cluster.address))
+    try:
+        in_worker = ray.get(ray.remote(_page_faults).remote())
+    finally:
+        ray.shutdown()
+    assert here > 0.9 * BATCHES * PAGES, "without the settings every batch is taken anew"
+    assert in_worker < 0.5 * BATCHES * PAGES
