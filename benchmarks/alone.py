@@ -5,7 +5,8 @@
 
 `run` takes what study/run.py takes: the name of a study, or its file, and fields to change. Each trial is one line of
 the output file, written when it ends; trials that the file has are not run again. `table` prints means over replicates
-with 95 % intervals (Student's t), and where and with what they were measured.
+with 95 % intervals (Student's t), of the rlct over those whose verdict allows it, and where and with what they were
+measured.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import torch
 from benchmarks.machine import hardware
 from study.options import parse_options
 from trainables import TrialConfig, load_task, run_experiment
+from trainables.rlct import UNUSABLE
 from trainables.tasks import TaskData
 
 _data: TaskData
@@ -119,7 +121,10 @@ def _table(own: argparse.Namespace, _: list[str]) -> None:
         cells = [str(row["config"][name]) for name in shown]
         for name in measures:
             values = pd.Series(row["measurements"][name], dtype=float)
-            cells.append(with_interval(float(values.mean()), interval_half_width(values)))
+            if name == "rlct":
+                values = values[[verdict not in UNUSABLE for verdict in row["rlct_verdicts"]]]
+            known = f" (n = {len(values)})" if 0 < len(values) < len(row["statuses"]) else ""
+            cells.append(with_interval(float(values.mean()), interval_half_width(values)) + known)
         for outcomes in (row["statuses"], row["rlct_verdicts"]):
             cells.append(", ".join(f"{outcomes.count(each)} {each}" for each in dict.fromkeys(outcomes)))
         print("|", " | ".join(cells), "|")

@@ -15,8 +15,8 @@ from study.resources import Resources
 # batch: of a convolutional network, up to half of a core's time went into page faults. A trial runs in a thread, and
 # threads' own arenas have no room for large blocks. Other systems ignore these variables.
 WORKER_ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_MMAP_MAX_": "0",  # no block outside the heap
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),  # and nothing of the heap given back
     "MALLOC_ARENA_MAX": "1",
 }
 

@@ -12,6 +12,7 @@ from study.errors import StudyError, first_line, without_password
 from study.record import FinishedTrial
 from study.sampling import distributions, suggest_point
 from study.spec import Point, StudySpec
+from trainables.rlct import UNUSABLE
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -50,6 +51,7 @@ def reconcile(spec: StudySpec, storage: RDBStorage, finished: Mapping[str, Finis
             # Only a running trial can be ended: asking makes it one.
             study.tell(study.ask().number, state=TrialState.FAIL)
         elif done is not None and all(name in done.metrics for name in spec.objectives):
+            set_constraints(optuna.Trial(study, frozen._trial_id), spec, done.status, done.rlct_verdict)
             study.tell(frozen.number, [done.metrics[name] for name in spec.objectives])
         else:
             storage.set_trial_user_attr(frozen._trial_id, "status_detail", "interrupted")
@@ -61,6 +63,19 @@ def reconcile(spec: StudySpec, storage: RDBStorage, finished: Mapping[str, Finis
         if frozen.user_attrs.get("status_detail") == "failed" and frozen.user_attrs["trial_key"] not in finished
     ]
     return [point for frozen in to_run if (point := _point_of(frozen, spec)) is not None]
+
+
+def set_constraints(trial: optuna.Trial, spec: StudySpec, status: str, rlct_verdict: str) -> None:
+    """Make a trial infeasible whose values are not what they are called.
+
+    A network that learned nothing has small weights and a low rlct, and no sampler may take it for a good one. Without
+    a validation split, whether it collapsed is judged by the test split, which no sampler may look at.
+    """
+    broken = status != "ok" if spec.training.validation_fraction > 0 else status == "diverged"
+    trial.set_constraint("learned", float(broken))
+    if "rlct" in spec.objectives:
+        # Nor may one take for low what is no rlct.
+        trial.set_constraint("rlct_usable", float(rlct_verdict in UNUSABLE))
 
 
 def _point_of(frozen: FrozenTrial, spec: StudySpec) -> Point | None:

@@ -1,5 +1,6 @@
 """What a person sees while a study runs."""
 
+import math
 import statistics
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from rich.text import Text
 from study.outcome import Outcome, describe_trial, mean_and_error
 from study.plan import Plan
 from trainables.cost import work
+from trainables.rlct import UNUSABLE
 from trainables.trial import TrialConfig
 
 # Seconds after which a file gets a line though no trial has ended.
@@ -40,8 +42,8 @@ class StudyProgress:
         self._last_line = time.monotonic()
         self._best: dict[str, tuple[float, str]] = {}
         for trial in plan.finished.values():
-            if trial.status == "ok" and all(name in trial.metrics for name in plan.spec.objectives):
-                self._keep_best(trial.metrics, trial.name)
+            if trial.status == "ok":
+                self._keep_best(trial.metrics, trial.rlct_verdict, trial.name)
         self._bar = Progress(
             TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
@@ -82,7 +84,7 @@ class StudyProgress:
         self._seconds_per_work.append(sum(outcome.seconds.values()) / work(config, self._plan.data.shape))
         means = mean_and_error(outcome.measurements)
         if outcome.status == "ok":
-            self._keep_best(means, describe_trial(config))
+            self._keep_best(means, outcome.rlct.verdict, describe_trial(config))
         values = ", ".join(f"{name} {means[name]:.4g}" for name in self._plan.spec.objectives)
         note = "" if outcome.status == "ok" else f" [{outcome.status}]"
         best = ", ".join(f"{name} {value:.4g}" for name, (value, _) in self._best.items())
@@ -111,10 +113,13 @@ class StudyProgress:
         self._running.pop(key, None)
         self._bar.advance(self._task)
 
-    def _keep_best(self, means: Mapping[str, float], trial: str) -> None:
+    def _keep_best(self, means: Mapping[str, float], rlct_verdict: str, trial: str) -> None:
         for name, direction in self._plan.spec.objectives.items():
+            value = means.get(name, math.nan)
+            if not math.isfinite(value) or (name == "rlct" and rlct_verdict in UNUSABLE):
+                continue
             better = max if direction == "maximize" else min
-            self._best[name] = better(self._best.get(name, (means[name], trial)), (means[name], trial))
+            self._best[name] = better(self._best.get(name, (value, trial)), (value, trial))
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:

@@ -39,11 +39,12 @@ METRICS_PER_BATCH = 1000
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """What the record says of a finished trial: its name, status_detail and metrics."""
+    """What the record says of a finished trial: its name, status_detail, rlct_verdict and metrics."""
 
     run_id: str
     name: str
     status: str
+    rlct_verdict: str
     metrics: Mapping[str, float]
 
 
@@ -85,7 +86,11 @@ class Record:
         runs = self._search("tags.level = 'trial' and attributes.status = 'FINISHED'")
         return {
             run.data.tags["trial_key"]: FinishedTrial(
-                run.info.run_id, run.info.run_name or "", run.data.tags["status_detail"], run.data.metrics
+                run.info.run_id,
+                run.info.run_name or "",
+                run.data.tags["status_detail"],
+                run.data.tags["rlct_verdict"],
+                run.data.metrics,
             )
             for run in runs
         }

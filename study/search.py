@@ -17,10 +17,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from study.optuna_store import set_constraints
 from study.outcome import Outcome, mean_and_error
 from study.sampling import make_sampler, point_as_params, suggest_point
 from study.spec import Point, StudySpec
-from trainables.rlct import UNUSABLE
 
 # Suggestions in a row that are all known already, after which the sampler gives way to a random choice of what is left
 # (in a space of few places TPE can insist on the best one for ever), and after which the space counts as exhausted.
@@ -115,13 +115,7 @@ class StudySearch(OptunaSearch):
         }
         for name, value in attributes.items():
             ot_trial.set_user_attr(name, value)
-        if self._spec.training.validation_fraction > 0:
-            # A network that learned nothing has small weights and a low rlct: no sampler may take it for a good one.
-            # Without a validation split that is judged by the test split, which no sampler may look at.
-            ot_trial.set_constraint("learned", 0.0 if outcome.status == "ok" else 1.0)
-        if "rlct" in self._spec.objectives:
-            # Nor may one take for low what is no rlct.
-            ot_trial.set_constraint("rlct_usable", 1.0 if outcome.rlct.verdict in UNUSABLE else 0.0)
+        set_constraints(ot_trial, self._spec, outcome.status, outcome.rlct.verdict)
         values = [summary[name] for name in self._spec.objectives]
         if all(math.isfinite(value) for value in values):
             self._ot_study.tell(ot_trial, values)

@@ -19,7 +19,7 @@ from trainables.seeds import derived_seed, generators
 from trainables.self_model import SelfModel
 from trainables.tasks.base import InputSpec
 
-# What is predicted is none of the network's own activations: no gradient could flow through it.
+# What is predicted is not what the network does on that sample: no gradient is to flow through it.
 FOREIGN_TARGET_OPTIONS = ("target_form", "unit_weighting", "head")
 
 
@@ -73,6 +73,11 @@ class Control:
                 "aux_weight 0 is the baseline without extra outputs" if cls.has_targets else f"{control} has no targets"
             )
             raise ConfigError(f"{why}: leave target_depths empty")
+        has = cls.options if depths else ()
+        for name, field in SelfModelConfig.model_fields.items():
+            if name in Control.options and name not in has and getattr(config, name) != field.default:
+                what = control if weight > 0 or cls.name != "none" else "the baseline"
+                raise ConfigError(f"{name}: makes no difference to {what}: leave it at {field.default!r}")
 
     @classmethod
     def needs_targets(cls, aux_weight: float) -> bool:

@@ -16,15 +16,17 @@ from trainables.networks import ReplicatedNetwork, get_architecture
 from trainables.observer import observe
 from trainables.rlct import DrawCallback, RlctEstimate, estimate_rlct
 from trainables.self_model import SelfModel
-from trainables.tasks import Split, TaskData, get_task
+from trainables.tasks import Splits, TaskData, get_task
 from trainables.training import train
 from trainables.trial import TrialConfig
 
-Status = Literal["ok", "collapsed", "diverged"]
+Status = Literal["ok", "not_reached", "collapsed", "diverged"]
 # From best to worst; a trial's status is the worst of its replicates'.
-STATUSES: tuple[Status, ...] = ("ok", "collapsed", "diverged")
+STATUSES: tuple[Status, ...] = ("ok", "not_reached", "collapsed", "diverged")
 # Standard errors above chance that an accuracy must reach to count as learning.
 CHANCE_MARGIN = 3.0
+# A training loss above this times that of guessing by the classes' frequencies: the weights have run away.
+DIVERGED_RATIO = 2.0
 # Measured once, after training.
 FINAL_METRICS = ("rlct", "observer_r2", "observer_agreement")
 
@@ -101,7 +103,7 @@ def run_experiment(
         config=config,
         history={name: np.stack([epoch[name] for epoch in epochs]) for name in epochs[0]},
         measurements=final,
-        statuses=_statuses(final, splits.validation, splits.test),
+        statuses=_statuses(final, splits, config.training.until_loss),
         rlct=rlct,
         network=network,
         seconds={"training": trained - started, "rlct": estimated - trained, "observer": finished - estimated},
@@ -133,15 +135,27 @@ def estimate_rlct_again(
     return estimate_rlct(classifier, splits.train, config, trial.seeds[0], on_draw)
 
 
-def _statuses(final: dict[str, np.ndarray], validation: Split | None, test: Split) -> tuple[Status, ...]:
-    """Diverged: a loss that is not finite. Collapsed: an accuracy within noise of always answering one class."""
-    accuracy, split = (final["test_accuracy"], test) if validation is None else (final["val_accuracy"], validation)
+def _statuses(final: dict[str, np.ndarray], splits: Splits, until_loss: float | None) -> tuple[Status, ...]:
+    """What became of each replicate.
+
+    Diverged: a loss that is not finite, or far above that of guessing. Collapsed: an accuracy within noise of always
+    answering one class. Not reached: a loss that never came down to the one that training was to stop at.
+    """
+    frequencies = splits.train.labels.bincount().double() / len(splits.train)
+    loss_of_guessing = float(torch.special.entr(frequencies).sum())
+    accuracy, split = (
+        (final["test_accuracy"], splits.test)
+        if splits.validation is None
+        else (final["val_accuracy"], splits.validation)
+    )
     chance = float(split.labels.bincount().max()) / len(split)
     threshold = chance + CHANCE_MARGIN * math.sqrt(chance * (1 - chance) / len(split))
 
     def status(loss: float, share_correct: float) -> Status:
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or loss > DIVERGED_RATIO * loss_of_guessing:
             return "diverged"
-        return "collapsed" if share_correct <= threshold else "ok"
+        if share_correct <= threshold:
+            return "collapsed"
+        return "not_reached" if until_loss is not None and loss > until_loss else "ok"
 
     return tuple(status(loss, share) for loss, share in zip(final["train_loss"], accuracy, strict=True))

@@ -84,13 +84,13 @@ def gradient_comparison(network: ReplicatedNetwork, control: Control, split: Spl
 
     For squared errors averaged over samples, dL/dW = 2·mean((prediction − target)·fᵀ) with f the features under the
     head; where a layer without bias predicts itself this is 2(W − I)·mean(aaᵀ), the closed form of Premakumar et al.
-    (2024). Weight decay λ|W|² has the gradient 2λW. Given are aux_weight·‖dL/dW‖ / ‖2W‖, the λ at which weight decay
+    (2024). Weight decay ½λ|W|² has the gradient λW. Given are aux_weight·‖dL/dW‖ / ‖W‖, the λ at which weight decay
     would be as strong, and the cosine of the angle between the two. NaN where no rows of the final layer predict.
     """
     rows = control.self_model.prediction_rows(network)
     if rows is None:
         return _nan(network), _nan(network)
-    gradient, decay = prediction_gradient(network, control, split).flatten(1), 2 * rows.flatten(1)
+    gradient, decay = prediction_gradient(network, control, split).flatten(1), rows.flatten(1)
     length, decay_length = torch.linalg.vector_norm(gradient, dim=1), torch.linalg.vector_norm(decay, dim=1)
     cosine = (gradient * decay).sum(dim=1) / (length * decay_length)
     return control.self_model.config.aux_weight * length / decay_length, cosine

@@ -61,6 +61,23 @@ def test_a_collapsed_trial_is_marked_and_never_the_best(spec: StudySpec, digits:
     assert "best so far: val_accuracy" in last
 
 
+def test_a_number_that_is_no_rlct_is_never_the_best(spec: StudySpec, digits: TaskData) -> None:
+    plan = Plan(spec, digits, "digest", {})
+    lines = io.StringIO()
+
+    def values(config: TrialConfig, index: int) -> dict[str, float]:
+        return {"rlct": {0: float("nan"), 1: 30.0, 2: -500.0, 5: 20.0}[int(config.self_model.aux_weight)]}
+
+    with StudyProgress(plan, Console(file=lines)) as progress:
+        verdicts = ("diverged", "sound", "not_a_minimum", "drifting")
+        for (key, config), verdict in zip(configs(plan), verdicts, strict=True):
+            progress.started(key, config)
+            progress.finished(key, config, make_outcome(config, values, verdict=verdict))
+    best = [line.partition("best so far: ")[2] for line in lines.getvalue().splitlines()[1:]]
+    found = [re.search(r"rlct (\S+)", text) for text in best]
+    assert [match and match[1] for match in found] == [None, "30", "30", "20"]
+
+
 def test_the_time_left_is_that_of_the_work_left_side_by_side(spec: StudySpec, digits: TaskData) -> None:
     plan = Plan(spec, digits, "digest", {})
     lines = io.StringIO()

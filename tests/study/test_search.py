@@ -125,6 +125,21 @@ def test_a_collapsed_network_is_complete_but_not_on_the_front_unless_only_the_te
     assert [trial.number for trial in study.best_trials] == front
 
 
+def test_a_diverged_network_is_off_the_front_with_no_validation_split_too(tmp_path: Path) -> None:
+    # The training loss says so; the test split has no part in it.
+    spec = make_spec(objectives={"weight_std": "minimize"}, training={"validation_fraction": 0.0})
+    search = make_search(spec, tmp_path)
+    for number, status in enumerate(("ok", "diverged")):
+        suggestion = search.suggest(str(number))
+        assert isinstance(suggestion, dict)
+
+        def values(config: TrialConfig, index: int, number: int = number) -> dict[str, float]:
+            return {"weight_std": 1.0 - number}
+
+        search.tell(str(number), make_outcome(TrialConfig(**suggestion["trial"]), values, status))
+    assert [trial.number for trial in load(tmp_path).best_trials] == [0]
+
+
 @pytest.mark.parametrize(
     ("objectives", "front"),
     [
@@ -261,12 +276,13 @@ def test_what_a_killed_driver_left_open_and_what_failed_is_closed_and_comes_firs
     load(tmp_path).enqueue_trial({"hidden_layers": 1})
     # The driver died after the record had this one, and before Optuna had.
     metrics = {"val_accuracy": 0.9, "weight_std": 0.2, "rlct": 7.0}
-    finished = {recorded["key"]: FinishedTrial("run", "any", "ok", metrics)}
+    finished = {recorded["key"]: FinishedTrial("run", "any", "ok", "diverged", metrics)}
     points = reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), finished)
     trials = load(tmp_path).trials
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}
     by_key = {trial.user_attrs["trial_key"]: trial for trial in trials if "trial_key" in trial.user_attrs}
     assert by_key[recorded["key"]].values == [0.9, 0.2, 7.0]
+    assert by_key[recorded["key"]].constraints == {"learned": 0.0, "rlct_usable": 1.0}
     keys = [config.key(DIGEST) for point in points if (config := spec.trial_config(point))]
     assert sorted(keys) == sorted([interrupted["key"], failed["key"]])
     assert not set(keys) & {done.key(DIGEST) for done in configs}

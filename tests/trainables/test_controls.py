@@ -116,6 +116,9 @@ def test_a_strength_that_a_control_does_not_have_is_refused(name: str) -> None:
         ("weight_decay", {"aux_weight": 1.0, "target_depths": (1,)}, "'weight_decay' has no targets"),
         ("noise_targets", {"aux_weight": 1.0}, "needs at least one depth"),
         ("extra_outputs", {"aux_weight": 0.0}, "needs at least one depth"),
+        ("noise_targets", {"aux_weight": 1.0, "target_depths": (1,), "detach_targets": False}, "detach_targets: makes"),
+        ("weight_decay", {"aux_weight": 1.0, "unit_weighting": "sum"}, "no difference to control 'weight_decay'"),
+        ("none", {"aux_weight": 0.0, "head": "separate"}, "head: makes no difference to the baseline"),
     ],
 )
 def test_contradictory_controls_are_refused(name: str, fields: dict[str, Any], message: str) -> None:

@@ -52,8 +52,18 @@ def test_a_loss_that_is_not_finite_is_diverged(digits: TaskData) -> None:
     result = run_experiment(small_trial(aux_weight=100.0, training={"learning_rate": 1e6}), digits)
     assert result.status == "diverged"
     assert result.rlct.verdict == "diverged"
-    diverged = np.array(result.statuses) == "diverged"
-    assert not np.isfinite(result.measurements["rlct"][diverged]).any()
+    not_finite = ~np.isfinite(result.measurements["train_loss"])
+    assert not_finite.any()
+    assert not np.isfinite(result.measurements["rlct"][not_finite]).any()
+
+
+def test_a_finite_loss_far_above_guessing_is_diverged_however_many_it_gets_right(digits: TaskData) -> None:
+    # Weights that have run away: they tell the digits apart, and are wrong at the top of their voice where they are.
+    result = run_experiment(small_trial(width=32, training={"learning_rate": 30.0, "epochs": 1}), digits)
+    losses = result.measurements["train_loss"]
+    assert np.isfinite(losses).all()
+    assert (losses > 2 * np.log(10)).all()
+    assert result.statuses == ("diverged", "diverged")
 
 
 def test_data_of_another_task_is_refused(digits: TaskData) -> None:
@@ -112,5 +122,6 @@ def test_each_replicate_stops_where_its_loss_has_come_down_while_the_others_trai
 
 
 def test_a_loss_that_is_not_reached_is_trained_for_until_the_last_epoch(digits: TaskData) -> None:
-    result = run_experiment(small_trial(training={"epochs": 3, "until_loss": 1e-6}), digits)
-    assert len(result.history["train_loss"]) == 3
+    result = run_experiment(small_trial(width=16, training={"epochs": 5, "until_loss": 1e-6}), digits)
+    assert len(result.history["train_loss"]) == 5
+    assert result.statuses == ("not_reached", "not_reached")

@@ -54,7 +54,7 @@ def test_the_measured_gradient_is_autograds(depths: tuple[int, ...], weighting: 
     torch.testing.assert_close(prediction_gradient(network, control, split), gradient[:, 3:])
     ratio, cosine = gradient_comparison(network, control, split)
     for replicate in range(2):
-        auxiliary, decay = 5.0 * gradient[replicate, 3:].flatten(), 2 * network.head.weight[replicate, 3:].flatten()
+        auxiliary, decay = 5.0 * gradient[replicate, 3:].flatten(), network.head.weight[replicate, 3:].flatten()
         assert ratio[replicate] == pytest.approx((auxiliary.norm() / decay.norm()).item(), rel=1e-4)
         expected = nn.functional.cosine_similarity(auxiliary, decay, dim=0).item()
         assert cosine[replicate] == pytest.approx(expected, abs=1e-4)

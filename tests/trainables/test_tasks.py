@@ -153,6 +153,16 @@ def test_a_damaged_mnist_file_is_refused_by_name(damage: str, tmp_path: Path, mn
     shutil.rmtree(raw)
 
 
+def test_what_an_old_torchvision_has_left_beside_the_mnist_files_is_not_read(tmp_path: Path, mnist: TaskData) -> None:
+    (tmp_path / "MNIST" / "processed").mkdir(parents=True)
+    (tmp_path / "MNIST" / "raw").symlink_to(
+        Path(os.environ.get("SELF_MODELING_DATA") or "data").resolve() / "MNIST/raw"
+    )
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(10, 28, 28, dtype=torch.uint8), torch.zeros(10)), tmp_path / "MNIST/processed" / name)
+    assert load_task("mnist", tmp_path).digest() == mnist.digest()
+
+
 def test_cifar10_has_its_published_sizes(cifar10: TaskData) -> None:
     assert cifar10.train_inputs.shape == (50000, 3, 32, 32)
     assert cifar10.test_inputs.shape == (10000, 3, 32, 32)

@@ -33,7 +33,7 @@ class Mnist(Task):
 
     def load(self, root: Path | None) -> TaskData:
         # torchvision takes a second to import, and only this task needs it.
-        from torchvision.datasets import MNIST
+        from torchvision.datasets.mnist import read_image_file, read_label_file
 
         root = Path("data") if root is None else root
         raw = root / "MNIST" / "raw"
@@ -41,11 +41,12 @@ class Mnist(Task):
             _download(root)
         for name, expected in SHA256.items():
             verify_file(raw / name, expected, "MNIST")
-        train, test = MNIST(str(root), train=True), MNIST(str(root), train=False)
+        # Not the class MNIST: where an old torchvision has left its own copy beside these files, it reads that one.
+        train_images, train_labels, test_images, test_labels = (raw / name for name in SHA256)
         return TaskData(
             self.name, 10,
-            _scaled(train.data.numpy()), train.targets.numpy(),
-            _scaled(test.data.numpy()), test.targets.numpy(),
+            _scaled(read_image_file(str(train_images)).numpy()), read_label_file(str(train_labels)).numpy(),
+            _scaled(read_image_file(str(test_images)).numpy()), read_label_file(str(test_labels)).numpy(),
         )  # fmt: skip
 
 
