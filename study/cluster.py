@@ -12,8 +12,8 @@ from study.errors import StudyError
 from study.resources import Resources
 
 # glibc by itself gives large blocks back to the system as soon as they are free, and takes them anew for the next
-# batch: of a convolutional network, up to half of a core's time went into page faults. A trial runs in a thread, and
-# threads' own arenas have no room for large blocks. Other systems ignore these variables.
+# batch: page faults took 5 to 20 % of a convolutional network's time (benchmarks/memory.py). A trial runs in a thread,
+# and threads' own arenas have no room for large blocks. Other systems ignore these variables.
 WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",  # no block outside the heap
     "MALLOC_TRIM_THRESHOLD_": str(2**32),  # and nothing of the heap given back
