@@ -123,11 +123,9 @@ class ExtraOutputs(Control):
     options = ("head",)
 
 
-class NoiseTargets(Control):
-    """Any auxiliary task: predict noise with the mean and the spread of each unit's activations over the batch."""
+class _DrawnTargets(Control):
+    """Base of the controls that draw their targets anew for each batch, from what is in it."""
 
-    name = "noise_targets"
-    summary = "predict noise with the mean and spread of each target unit"
     strength = "weight of the prediction loss"
     mixes_samples = True
     predicts_itself = False
@@ -136,6 +134,13 @@ class NoiseTargets(Control):
     def __init__(self, self_model: SelfModel, setting: Setting):
         super().__init__(self_model, setting)
         self._generators = generators(setting.seeds, "control")
+
+
+class NoiseTargets(_DrawnTargets):
+    """Any auxiliary task: predict noise with the mean and the spread of each unit's activations over the batch."""
+
+    name = "noise_targets"
+    summary = "predict noise with the mean and spread of each target unit"
 
     def raw_target(self, activations: Activations, inputs: Tensor) -> Tensor:
         own = self.self_model.activations(activations)
@@ -144,19 +149,11 @@ class NoiseTargets(Control):
         return mean + deviation * noise.to(own.device)
 
 
-class ShuffledTargets(Control):
+class ShuffledTargets(_DrawnTargets):
     """The right activations at the wrong time: predict those of another sample of the batch, a random one each time."""
 
     name = "shuffled_targets"
     summary = "predict the activations of another sample of the batch"
-    strength = "weight of the prediction loss"
-    mixes_samples = True
-    predicts_itself = False
-    options = FOREIGN_TARGET_OPTIONS
-
-    def __init__(self, self_model: SelfModel, setting: Setting):
-        super().__init__(self_model, setting)
-        self._generators = generators(setting.seeds, "control")
 
     def raw_target(self, activations: Activations, inputs: Tensor) -> Tensor:
         own = self.self_model.activations(activations)
