@@ -109,11 +109,12 @@ def _tuner(
 
 def _points_to_run(plan: Plan, interrupted: list[Point]) -> list[Point]:
     """The missing points, those first that an earlier run was at."""
+    if plan.spec.is_enumerated:
+        # Others were listed once, and are no longer.
+        interrupted = [point for point in interrupted if point in plan.points]
     points: dict[str, Point] = {}
     for point in (*interrupted, *plan.missing):
         config = plan.spec.trial_config(point)
-        if plan.spec.is_enumerated and point not in plan.points:
-            continue  # Listed once, and no longer.
         if config is not None and (key := config.key(plan.data_digest)) not in plan.finished:
             points.setdefault(key, point)
     return list(points.values())

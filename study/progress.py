@@ -122,13 +122,13 @@ class StudyProgress:
             self._best[name] = better(self._best.get(name, (value, trial)), (value, trial))
 
     def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
         if not self._console.is_terminal:
             counts = (
                 f"[{self.ended}/{self._plan.remaining}, {len(self._running)} running, "
                 f"{self._failed} failed, {self._time_left()}]"
             )
             self._console.print(f"{counts} {text}", markup=False, highlight=False, soft_wrap=True)
-            self._last_line = time.monotonic()
 
     def _time_left(self) -> str:
         if not self._seconds_per_work:

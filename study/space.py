@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from trainables.config import HeadKind, Section, TargetForm, UnitWeighting
-from trainables.controls import CONTROLS, get_control
+from trainables.config import HeadKind, LayerCount, Section, TargetForm, UnitCount, UnitWeighting
+from trainables.controls import CONTROLS, Control, get_control
 
 # How a prediction is made: dimensions that mean nothing for a network that predicts nothing.
-OPTIONS = ("detach_targets", "target_form", "unit_weighting", "head")
+OPTIONS = Control.options
 SEARCHED = ("hidden_layers", "width", "control", "aux_weight", "target_depth", *OPTIONS)
 # All values of the dimensions that are words.
 KNOWN_VALUES: dict[str, list[Any]] = {
@@ -89,9 +89,7 @@ def _known_control(name: str) -> str:
 
 Target = Annotated[int | str, AfterValidator(_parse_target)]
 ControlName = Annotated[str, AfterValidator(_known_control)]
-Depth = Annotated[int, Field(ge=0, le=64)]
 Weight = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1, le=65536)]
 _T = TypeVar("_T")
 Choices = Annotated[list[_T], Field(min_length=1), AfterValidator(_distinct)]
 
@@ -99,10 +97,10 @@ Choices = Annotated[list[_T], Field(min_length=1), AfterValidator(_distinct)]
 class SearchSpace(Section):
     """What differs between the trials. A scalar is fixed, a list is a choice, a mapping low/high is a range."""
 
-    hidden_layers: Depth | Choices[Depth] | IntRange = Field(
+    hidden_layers: LayerCount | Choices[LayerCount] | IntRange = Field(
         1, description="Hidden layers, blocks or stages of the architecture."
     )
-    width: Count | Choices[Count] | IntRange = Field(
+    width: UnitCount | Choices[UnitCount] | IntRange = Field(
         64, description="Units of every hidden layer; of convnet, channels of the first one."
     )
     control: ControlName | Choices[ControlName] = Field(
@@ -167,8 +165,8 @@ class SearchSpace(Section):
 class DesignPoints(Section):
     """Points to run before the search: every combination of the given values, one for a field left out."""
 
-    hidden_layers: Depth | Choices[Depth] | None = Field(None, description="Hidden layers, blocks or stages.")
-    width: Count | Choices[Count] | None = Field(None, description="Units of every hidden layer.")
+    hidden_layers: LayerCount | Choices[LayerCount] | None = Field(None, description="Hidden layers, blocks or stages.")
+    width: UnitCount | Choices[UnitCount] | None = Field(None, description="Units of every hidden layer.")
     control: ControlName | Choices[ControlName] | None = Field(None, description="What replaces self-modeling.")
     aux_weight: Weight | Choices[Weight] | None = Field(None, description="Weight of the loss, or strength.")
     target_depth: Target | Choices[Target] | None = Field(None, description="Target layers.")

@@ -14,6 +14,9 @@ from trainables.tasks import TaskData
 # The networks here are small: a second thread would wait more than it works, the more so beside other processes.
 torch.set_num_threads(1)
 
+# Real copies of the data sets that are too large to be made up.
+DATA = Path(os.environ.get("SELF_MODELING_DATA") or "data").resolve()
+
 
 @pytest.fixture(scope="session")
 def digits() -> TaskData:
@@ -23,20 +26,19 @@ def digits() -> TaskData:
 @pytest.fixture(scope="session")
 def mnist() -> TaskData:
     """Real MNIST from SELF_MODELING_DATA, or downloaded to ./data."""
-    root = os.environ.get("SELF_MODELING_DATA")
-    return load_task("mnist", Path(root) if root else None)
+    return load_task("mnist", DATA)
 
 
 @pytest.fixture(scope="session")
 def cifar10() -> TaskData:
     """Real CIFAR-10 from SELF_MODELING_DATA, or downloaded to ./data."""
-    return load_task("cifar10", Path(os.environ.get("SELF_MODELING_DATA") or "data"))
+    return load_task("cifar10", DATA)
 
 
 @pytest.fixture(scope="session")
 def imdb() -> TaskData:
     """The real IMDB reviews from SELF_MODELING_DATA, or downloaded to ./data."""
-    return load_task("imdb", Path(os.environ.get("SELF_MODELING_DATA") or "data"))
+    return load_task("imdb", DATA)
 
 
 @pytest.fixture

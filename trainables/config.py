@@ -19,6 +19,8 @@ FEWEST_KEPT_DRAWS = 4
 TargetForm = Literal["raw", "standardized", "sign"]
 UnitWeighting = Literal["mean", "sum"]
 HeadKind = Literal["widened", "separate"]
+LayerCount = Annotated[int, Field(ge=0, le=64)]
+UnitCount = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Section(BaseModel):
@@ -31,12 +33,10 @@ class NetworkConfig(Section):
     """The network of a trial."""
 
     architecture: str = Field("mlp", description="Architecture of the network.")
-    hidden_layers: int = Field(
-        1, ge=0, le=64, description="Size of the network in depth: hidden layers, blocks or stages of its architecture."
+    hidden_layers: LayerCount = Field(
+        1, description="Size of the network in depth: hidden layers, blocks or stages of its architecture."
     )
-    width: int = Field(
-        64, ge=1, le=65536, description="Units of every hidden layer; of convnet, channels of the first one."
-    )
+    width: UnitCount = Field(64, description="Units of every hidden layer; of convnet, channels of the first one.")
 
 
 class SelfModelConfig(Section):
@@ -179,7 +179,7 @@ class ObserverConfig(Section):
     """Another network, the same for all trials, that learns to predict the trained one from its inputs."""
 
     epochs: int = Field(3, ge=0, description="Passes of the observer over the training split; 0 leaves it out.")
-    width: int = Field(128, ge=1, le=65536, description="Units of the observer's hidden layer.")
+    width: UnitCount = Field(128, description="Units of the observer's hidden layer.")
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate of the observer (Adam).")
     batch_size: int = Field(256, ge=1, description="Samples per step of the observer.")
 

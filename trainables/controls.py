@@ -74,10 +74,11 @@ class Control:
             )
             raise ConfigError(f"{why}: leave target_depths empty")
         has = cls.options if depths else ()
-        for name, field in SelfModelConfig.model_fields.items():
-            if name in Control.options and name not in has and getattr(config, name) != field.default:
+        for name in Control.options:
+            default = SelfModelConfig.model_fields[name].default
+            if name not in has and getattr(config, name) != default:
                 what = control if weight > 0 or cls.name != "none" else "the baseline"
-                raise ConfigError(f"{name}: makes no difference to {what}: leave it at {field.default!r}")
+                raise ConfigError(f"{name}: makes no difference to {what}: leave it at {default!r}")
 
     @classmethod
     def needs_targets(cls, aux_weight: float) -> bool:

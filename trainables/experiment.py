@@ -143,13 +143,10 @@ def _statuses(final: dict[str, np.ndarray], splits: Splits, until_loss: float | 
     """
     frequencies = splits.train.labels.bincount().double() / len(splits.train)
     loss_of_guessing = float(torch.special.entr(frequencies).sum())
-    accuracy, split = (
-        (final["test_accuracy"], splits.test)
-        if splits.validation is None
-        else (final["val_accuracy"], splits.validation)
-    )
-    chance = float(split.labels.bincount().max()) / len(split)
-    threshold = chance + CHANCE_MARGIN * math.sqrt(chance * (1 - chance) / len(split))
+    held_out = splits.held_out
+    accuracy = final["test_accuracy" if splits.validation is None else "val_accuracy"]
+    chance = float(held_out.labels.bincount().max()) / len(held_out)
+    threshold = chance + CHANCE_MARGIN * math.sqrt(chance * (1 - chance) / len(held_out))
 
     def status(loss: float, share_correct: float) -> Status:
         if not math.isfinite(loss) or loss > DIVERGED_RATIO * loss_of_guessing:

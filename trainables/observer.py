@@ -78,7 +78,7 @@ def observe(
             (entropy.view_as(error) + error).mean(dim=1).sum().backward()
             for optimizer in optimizers:
                 optimizer.step()
-    return _measure(student.eval(), observed, splits.test if splits.validation is None else splits.validation)
+    return _measure(student.eval(), observed, splits.held_out)
 
 
 class _Observed:

@@ -39,8 +39,7 @@ def train(
     """
     optimizer = make_optimizer(network, config)
     stop = LossStop(network, -math.inf if config.until_loss is None else config.until_loss)
-    # With no validation split (the published recipe) there is no other data that training has not seen.
-    held_out = splits.test if splits.validation is None else splits.validation
+    held_out = splits.held_out
     trained_on = splits.train.first(min(len(held_out), MOST_FOR_GAP))
     epochs = zip(
         sample_orders(len(splits.train), config, seeds), _augmentations(len(splits.train), task, config, seeds),

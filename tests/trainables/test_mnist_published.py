@@ -2,16 +2,14 @@
 and the stacked rlct against devinterp's own."""
 
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
+from tests.conftest import DATA
 from tests.trainables.plain_llc import plain_llc
 from trainables import ExperimentResult, RlctConfig, TrialConfig, load_task, run_experiment
 from trainables.networks import ReplicatedNetwork
@@ -22,7 +20,10 @@ pytestmark = pytest.mark.slow
 
 
 def run_published(
-    aux_weight: float, seeds: tuple[int, ...], training: dict[str, Any], rlct: dict[str, Any]
+    aux_weight: float,
+    seeds: tuple[int, ...],
+    training: dict[str, Any] | None = None,
+    rlct: dict[str, Any] | None = None,
 ) -> ExperimentResult:
     """A trial of the published recipe, with the given fields replaced."""
     torch.set_num_threads(1)
@@ -31,25 +32,22 @@ def run_published(
         aux_weight=aux_weight,
         seeds=seeds,
         network={"width": 64},
-        training={"validation_fraction": 0.0, "shuffle": "once"} | training,
+        training={"validation_fraction": 0.0, "shuffle": "once"} | (training or {}),
         rlct=rlct,
         observer={"epochs": 0},
     )
-    return run_experiment(config, load_task("mnist", Path(os.environ.get("SELF_MODELING_DATA") or "data")))
+    return run_experiment(config, load_task("mnist", DATA))
 
 
 @pytest.fixture(scope="module")
 def results(mnist: TaskData) -> dict[float, ExperimentResult]:
     """Trials by aux_weight: the published ones, one between them that is trained shortly, and one that collapses."""
-    trials = {
-        0.0: partial(run_published, seeds=(0, 1), training={}, rlct={}),
-        10.0: partial(run_published, seeds=(0, 1), training={}, rlct={}),
-        50.0: partial(run_published, seeds=(0,), training={"epochs": 15}, rlct={}),
-        5.0: partial(run_published, seeds=(0,), training={"epochs": 15}, rlct={"draws": 8}),
-    }
     # One process for each of two cores is faster than one with two threads.
     with ProcessPoolExecutor(max_workers=2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {aux_weight: pool.submit(trial, aux_weight) for aux_weight, trial in trials.items()}
+        running = {aux_weight: pool.submit(run_published, aux_weight, seeds=(0, 1)) for aux_weight in (0.0, 10.0)}
+        running[50.0] = pool.submit(run_published, 50.0, seeds=(0,))
+        # A few epochs are enough for a network between the first two.
+        running[5.0] = pool.submit(run_published, 5.0, seeds=(0,), training={"epochs": 15}, rlct={"draws": 8})
         return {aux_weight: future.result() for aux_weight, future in running.items()}
 
 
@@ -123,6 +121,7 @@ def test_the_stacked_rlct_and_one_plain_llc_call_per_network_give_one_order(comp
 
 def test_the_rlct_of_a_collapsed_network_is_called_that_of_no_minimum(results: dict[float, ExperimentResult]) -> None:
     collapsed = results[50.0]
+    assert collapsed.config.training.epochs == 50
     assert collapsed.config.rlct == RlctConfig()
     assert collapsed.status == "collapsed"
     assert collapsed.rlct.verdict == "not_a_minimum"

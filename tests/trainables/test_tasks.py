@@ -1,5 +1,4 @@
 import io
-import os
 import pickle
 import shutil
 import urllib.request
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from study.spec import build_spec
+from tests.conftest import DATA
 from trainables import DataError, RlctConfig, TrainingConfig, TrialConfig, load_task, run_experiment
 from trainables.errors import ConfigError
 from trainables.tasks import NO_TOKEN, TASKS, DataShape, InputSpec, Recipe, Task, TaskData
@@ -26,9 +26,6 @@ from trainables.tasks.cifar10 import SHA256 as CIFAR10_SHA256
 from trainables.tasks.imdb import SHA256 as IMDB_SHA256
 from trainables.tasks.imdb import encode, tokenize, vocabulary
 from trainables.tasks.mnist import SHA256 as MNIST_SHA256
-
-# Real copies of the data sets that are too large to be made up.
-DATA = Path(os.environ.get("SELF_MODELING_DATA") or "data").resolve()
 
 
 @pytest.fixture(params=sorted(TASKS))
@@ -155,9 +152,7 @@ def test_a_damaged_mnist_file_is_refused_by_name(damage: str, tmp_path: Path, mn
 
 def test_what_an_old_torchvision_has_left_beside_the_mnist_files_is_not_read(tmp_path: Path, mnist: TaskData) -> None:
     (tmp_path / "MNIST" / "processed").mkdir(parents=True)
-    (tmp_path / "MNIST" / "raw").symlink_to(
-        Path(os.environ.get("SELF_MODELING_DATA") or "data").resolve() / "MNIST/raw"
-    )
+    (tmp_path / "MNIST" / "raw").symlink_to(DATA / "MNIST" / "raw")
     for name in ("training.pt", "test.pt"):
         torch.save((torch.zeros(10, 28, 28, dtype=torch.uint8), torch.zeros(10)), tmp_path / "MNIST/processed" / name)
     assert load_task("mnist", tmp_path).digest() == mnist.digest()

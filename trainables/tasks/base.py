@@ -98,6 +98,11 @@ class Splits:
     validation: Split | None
     test: Split
 
+    @property
+    def held_out(self) -> Split:
+        """What training has not seen: the validation split, or the test split where there is none."""
+        return self.test if self.validation is None else self.validation
+
 
 @dataclass(frozen=True)
 class TaskData:
