@@ -1,0 +1,50 @@
+"""A host on this machine from which torchvision downloads small image files."""
+
+import contextlib
+import functools
+import gzip
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from torchvision.datasets import CIFAR10, MNIST
+
+from tests.conftest import FILES
+from tests.trainables.small_files import md5
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def image_host(name: str, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pack the small files in `root` into `folder` as the real host does, and be that host while the block runs."""
+    folder.mkdir()
+    handler = functools.partial(_QuietHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        url = f"http://127.0.0.1:{server.server_port}/"
+        if name == "mnist":
+            monkeypatch.setattr(MNIST, "mirrors", [url])
+            monkeypatch.setattr(MNIST, "resources", [_compress(root / file, folder) for file in FILES[name]])
+        else:
+            archive = shutil.make_archive(str(folder / "cifar-10-python"), "gztar", root, CIFAR10.base_folder)
+            monkeypatch.setattr(CIFAR10, "url", f"{url}{CIFAR10.filename}")
+            monkeypatch.setattr(CIFAR10, "tgz_md5", md5(Path(archive)))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+
+
+def _compress(path: Path, folder: Path) -> tuple[str, str]:
+    """Write path's gzip to the folder: its name and digest."""
+    archive = folder / f"{path.name}.gz"
+    archive.write_bytes(gzip.compress(path.read_bytes()))
+    return archive.name, md5(archive)
