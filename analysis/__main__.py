@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 from analysis.errors import AnalysisError
-from analysis.report import write_report
-from analysis.table import read_record
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,16 +16,21 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("study", help="name of the study (its MLflow experiment)")
     parser.add_argument("--store", type=Path, default=Path("runs"), help="folder of the record (default: ./runs)")
-    parser.add_argument("--tracking-uri", help="MLflow tracking URI, where it is not STORE/mlflow.db")
+    parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: STORE/mlflow.db)")
     parser.add_argument(
-        "--rlct", metavar="KEY",
-        help="take the rlct of the estimates with these settings, made by 'python -m study rlct estimate', instead of "
-        "the trials' own",
-    )  # fmt: skip
+        "--rlct",
+        metavar="KEY",
+        help="use the rlct estimates with these settings, made by 'python -m study rlct estimate', instead of the "
+        "trials' own",
+    )
     parser.add_argument(
-        "--out", type=Path, help="folder to write to (default: STORE/reports/STUDY; with --rlct rlct-KEY in it)"
+        "--out", type=Path, help="folder to write to (default: STORE/reports/STUDY, with --rlct its folder rlct-KEY)"
     )
     options = parser.parse_args(arguments)
+    # Imported here: these take seconds, and --help does not need them.
+    from analysis.report import write_report
+    from analysis.table import read_record
+
     uri = options.tracking_uri or f"sqlite:///{options.store.expanduser().resolve() / 'mlflow.db'}"
     beside = [f"rlct-{options.rlct}"] if options.rlct else []
     out = options.out or options.store.joinpath("reports", options.study, *beside)

@@ -1,4 +1,4 @@
-"""The error a user of the analysis can meet."""
+"""The error of the analysis that a user can meet."""
 
 
 class AnalysisError(RuntimeError):

@@ -1,72 +1,65 @@
-"""The Pareto front over a study's objectives, with Optuna, from the tracking record alone."""
+"""The Pareto front over a study's objectives, with Optuna, from the tracking record only."""
 
 import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pandas as pd
-import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from analysis.scaling import usable
-from analysis.table import StudyRecord
+from analysis.record import VERDICT, StudyRecord
 
-# optuna.visualization draws no more at once.
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+# Most objectives that optuna.visualization can draw at once.
 MOST_OBJECTIVES = 3
 
 
 def as_optuna_study(record: StudyRecord) -> optuna.Study:
-    """An Optuna study in memory with every finished trial of the record whose networks learned something.
+    """An Optuna study in memory with every finished trial of the record whose objectives all count.
 
-    Collapsed and diverged networks, trials whose rlct is none, and those without a finite value for each objective are
-    left out: they would lie on the front as the simplest of all.
+    Left out are networks that learned nothing, trials with an objective that a bad verdict makes meaningless, and
+    trials without a finite value for each objective: they would lie on the front as the simplest of all.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=record.directions, study_name=record.study)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(record.objectives))
-    fit = usable(record.trials, *record.objectives).dropna(subset=list(record.objectives))
-    if fit.empty:
-        return study
-    distributions: dict[str, BaseDistribution] = {
-        "hidden_layers": IntDistribution(0, int(fit["hidden_layers"].max())),
-        "width": IntDistribution(1, int(fit["width"].max())),
-        "aux_weight": FloatDistribution(0.0, float(fit["aux_weight"].max())),
-        "target": CategoricalDistribution(sorted(fit["target"].unique())),
-        "control": CategoricalDistribution(sorted(fit["control"].unique())),
-    }
-    for _, trial in fit.iterrows():
+    counted = record.usable(record.trials, *record.objectives).dropna(subset=list(record.objectives))
+    distributions = {name: _distribution(counted[name]) for name in record.dimensions if len(counted)}
+    for trial in counted.to_dict("records"):
         study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE,
                 values=[float(trial[name]) for name in record.objectives],
                 params={name: trial[name] for name in distributions},
                 distributions=distributions,
-                user_attrs={"trial_key": trial["trial_key"], "rlct_verdict": trial["rlct_verdict"]},
+                user_attrs={"trial_key": trial["trial_key"], VERDICT: trial[VERDICT]},
             )
         )
     return study
 
 
 def pareto_optimal(study: optuna.Study) -> set[str]:
-    """Keys of the trials that no other one is better than in every objective."""
+    """Keys of the Pareto-optimal trials."""
     return {trial.user_attrs["trial_key"] for trial in study.best_trials} if study.trials else set()
 
 
-def draw_pareto_front(study: optuna.Study) -> go.Figure | None:
-    """Optuna's picture of the front; None for a single objective, or where no trial is usable."""
-    objectives = study.metric_names or []
-    if len(objectives) < 2 or not study.trials:
-        return None
-    shown = objectives[:MOST_OBJECTIVES]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if len(shown) == len(objectives):
-            return optuna.visualization.plot_pareto_front(study, target_names=shown)
-        return optuna.visualization.plot_pareto_front(
-            study, targets=lambda trial: trial.values[:MOST_OBJECTIVES], target_names=shown
-        )
+def draw_pareto_front(study: optuna.Study) -> list["go.Figure"]:
+    """Optuna's picture of the front; for more than MOST_OBJECTIVES, one picture of the first with each other one.
+
+    No picture for a single objective, or if no trial counts. Marked trials are optimal in all objectives together.
+    """
+    names = study.metric_names or []
+    if len(names) < 2 or not study.trials:
+        return []
+    if len(names) <= MOST_OBJECTIVES:
+        return [_draw(study, range(len(names)))]
+    return [_draw(study, (0, other)) for other in range(1, len(names))]
 
 
 def front_table(record: StudyRecord, keys: set[str]) -> pd.DataFrame:
@@ -74,3 +67,24 @@ def front_table(record: StudyRecord, keys: set[str]) -> pd.DataFrame:
     first, direction = next(iter(record.objectives.items()))
     front = record.trials[record.trials["trial_key"].isin(keys)]
     return front.sort_values(first, ascending=direction == "minimize", ignore_index=True)
+
+
+def _draw(study: optuna.Study, objectives: Sequence[int]) -> "go.Figure":
+    def values(trial: FrozenTrial) -> list[float]:
+        return [trial.values[number] for number in objectives]
+
+    names = study.metric_names or []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.visualization.plot_pareto_front(
+            study, targets=values, target_names=[names[number] for number in objectives]
+        )
+
+
+def _distribution(column: pd.Series) -> BaseDistribution:
+    values: list[Any] = column.tolist()
+    if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
+        return CategoricalDistribution(sorted(set(values), key=str))
+    if pd.api.types.is_integer_dtype(column):
+        return IntDistribution(min(values), max(values))
+    return FloatDistribution(min(values), max(values))

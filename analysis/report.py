@@ -1,165 +1,198 @@
-"""One self-contained HTML page, and beside it every table and figure as a file."""
+"""The report: one self-contained HTML page, with every table and figure as a file beside it."""
 
-import base64
-import io
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-from matplotlib.figure import Figure
 
+from analysis.comparison import compare_with_baseline
+from analysis.curves import CURVES
+from analysis.description import Outcome
 from analysis.errors import AnalysisError
-from analysis.figures import draw_complexity, draw_tradeoff
+from analysis.figures import draw_against_weight, draw_tradeoff, measures_against_weight
+from analysis.fits import CurveFits, FittedParameter, fit_curve, fit_table
+from analysis.freshness import PAGE, Summary, begin_report, end_report
+from analysis.layout import ENVIRONMENT_TAGS, Tag
+from analysis.pages import render, save_figure
 from analysis.pareto import as_optuna_study, draw_pareto_front, front_table, pareto_optimal
-from analysis.scaling import COMPLEXITIES, Fit, compare_with_baseline, find_sweeps, fit_curve
-from analysis.table import UNUSABLE_RLCT, StudyRecord
+from analysis.record import STATUS, VERDICT, StudyRecord
+from analysis.sweeps import find_sweeps
+from analysis.text import summary_rows, trial_rows, with_interval
+
+# Half the width of a fitted parameter's 95 % interval, in standard errors.
+INTERVAL = 1.96
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, and the tables in it."""
+    """The report that was written, and its tables."""
 
     folder: Path
     page: Path
     front: pd.DataFrame  # the Pareto-optimal trials
-    fits: list[Fit]
+    fits: list[CurveFits]  # one per sweep and measure to which curves could be fitted
     comparisons: pd.DataFrame  # each trial against the baseline of its network
+    summary: Summary
 
 
 def write_report(record: StudyRecord, folder: Path, command: str) -> Report:
     """Write tables (CSV and Parquet), figures (PNG and PDF), the Pareto front and report.html into `folder`.
 
-    `command` is what makes the report again; the page names it.
+    `command` makes the report again; the page names it. The report's source is noted in report.json.
 
     Raises:
         AnalysisError: the folder cannot be written.
     """
     sweeps = find_sweeps(record)
-    fits = [fit for sweep in sweeps for measure in COMPLEXITIES if (fit := fit_curve(sweep, measure)) is not None]
+    fits = [fit for sweep in sweeps for measure in record.complexities if (fit := fit_curve(sweep, measure))]
     comparisons = compare_with_baseline(record)
     optuna_study = as_optuna_study(record)
     optimal = pareto_optimal(optuna_study)
     front = front_table(record, optimal)
-    pareto = draw_pareto_front(optuna_study)
-    figures = {"complexity": draw_complexity(record, sweeps, fits), "tradeoff": draw_tradeoff(record, optimal)}
+    figures = {"complexity": draw_against_weight(record, sweeps, fits), "tradeoff": draw_tradeoff(record, optimal)}
+    pareto = "\n".join(
+        figure.to_html(full_html=False, include_plotlyjs=number == 0)
+        for number, figure in enumerate(draw_pareto_front(optuna_study))
+    )
+    summary = Summary(len(record.trials), len(record.replicates), summary_rows(record, front))
+    tables = {
+        "replicates": record.replicates,
+        "trials": record.trials,
+        "comparisons": comparisons,
+        "fits": fit_table(fits),
+    }
+    page = folder / PAGE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_tables(record, fits, comparisons, folder)
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png")
-            figure.savefig(folder / f"{name}.pdf")
-        if pareto is not None:
-            pareto.write_html(folder / "pareto.html", include_plotlyjs=True)
-        page = folder / "report.html"
-        context = _context(record, figures, fits, comparisons, front, command)
-        pareto_html = pareto.to_html(full_html=False, include_plotlyjs=True) if pareto is not None else None
-        page.write_text(render("report.html.j2", context | {"pareto": pareto_html}), encoding="utf-8")
+        begin_report(folder)
+        for name, table in tables.items():
+            table.to_csv(folder / f"{name}.csv", index=False)
+            table.to_parquet(folder / f"{name}.parquet", index=False)
+        images = {name: save_figure(figure, folder, name) for name, figure in figures.items()}
+        context = _facts(record) | {
+            "images": images,
+            "panels": measures_against_weight(record),
+            "pareto": pareto,
+            "fits": _fit_rows(fits),
+            "formulas": _formulas(fits),
+            "comparisons": _comparison_rows(record, comparisons),
+            "front": trial_rows(record, front),
+            "command": command,
+        }
+        page.write_text(render("report.html.j2", context), encoding="utf-8")
+        if pareto:
+            front_page = render("pareto.html.j2", {"study": record.study, "pareto": pareto})
+            (folder / "pareto.html").write_text(front_page, encoding="utf-8")
+        end_report(folder, record.source, summary)
     except OSError as error:
         raise AnalysisError(
             f"the report cannot be written to {folder}: {error.strerror}. Name another --out."
         ) from error
-    return Report(folder, page, front, fits, comparisons)
+    return Report(folder, page, front, fits, comparisons, summary)
 
 
-def _write_tables(record: StudyRecord, fits: list[Fit], comparisons: pd.DataFrame, folder: Path) -> None:
-    for name, table in (("replicates", record.replicates), ("trials", record.trials), ("comparisons", comparisons)):
-        table.to_csv(folder / f"{name}.csv", index=False)
-        table.to_parquet(folder / f"{name}.parquet", index=False)
-    _fit_table(fits).to_csv(folder / "fits.csv", index=False)
-
-
-def _context(
-    record: StudyRecord,
-    figures: dict[str, Figure],
-    fits: list[Fit],
-    comparisons: pd.DataFrame,
-    front: pd.DataFrame,
-    command: str,
-) -> dict[str, Any]:
-    tags, trials = record.tags, record.trials
+def _facts(record: StudyRecord) -> dict[str, Any]:
+    """The parts of the page that need only the record."""
+    tags, trials, description = record.tags, record.trials, record.description
     return {
         "study": record.study,
-        "question": tags.get("question", ""),
-        "task": tags.get("task", ""),
-        "validation_split": tags.get("validation_split", ""),
+        "question": tags.get(Tag.QUESTION, ""),
+        "task": tags.get(Tag.TASK, ""),
+        "validation_split": tags.get(Tag.VALIDATION_SPLIT, ""),
         "trials": len(trials),
         "networks": len(record.replicates),
-        "statuses": trials["status_detail"].value_counts().to_dict(),
-        "verdicts": trials["rlct_verdict"].value_counts().to_dict(),
-        "unusable": int(trials["rlct_verdict"].isin(UNUSABLE_RLCT).sum()),
+        "statuses": _counts(trials[STATUS], description.statuses),
+        "verdicts": _counts(trials[VERDICT], description.verdicts),
+        "unusable_statuses": _unusable(trials[STATUS], description.statuses),
+        "unusable_verdicts": _unusable(trials[VERDICT], description.verdicts),
+        "needing_verdict": [name for name in record.measures if record.needs_verdict(name)],
         "rlct_settings": ", ".join(f"{name} {value}" for name, value in record.rlct_settings.items()),
         "objectives": record.objectives,
-        "images": {name: as_data_uri(figure) for name, figure in figures.items()},
-        "fits": [asdict(fit) for fit in fits],
-        "comparisons": comparisons.to_dict("records"),
-        "front": trial_cells(record, front),
-        "all_trials": trial_cells(record, trials, with_status=True),
-        "measured": _measured_cells(record),
-        "protocol": json.loads(tags["protocol"]),
+        "weight": record.weight,
+        "titles": {name: _title(record, name) for name in (*record.dimensions, *record.measures)},
+        "all_trials": trial_rows(record, trials, with_all=True),
+        "measures": [(name, record.label_of(name), description.measure(name)) for name in record.measures],
+        "dimensions": description.dimensions,
+        "protocol": json.loads(tags[Tag.PROTOCOL]),
         "environment": {
             name: value
             for name, value in sorted(tags.items())
-            if name.startswith(("version.", "driver.")) or name in ("platform", "git_commit", "data_digest")
+            if name.startswith(ENVIRONMENT_TAGS) or name in (Tag.GIT_COMMIT, Tag.DATA_DIGEST)
         },
-        "command": command,
     }
 
 
-def trial_cells(record: StudyRecord, trials: pd.DataFrame, with_status: bool = False) -> list[dict[str, str]]:
-    """The rows of a trial table as text: place, measures with 95 % intervals, verdict, and status if asked for."""
-    measures = (record.accuracy, *COMPLEXITIES)
+def _counts(column: pd.Series, outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How many trials have each status or verdict, in the order of the description."""
+    names = column.tolist()
+    known = [outcome.name for outcome in outcomes if outcome.name in names]
+    return {name: names.count(name) for name in dict.fromkeys([*known, *names])}
+
+
+def _unusable(column: pd.Series, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The statuses or verdicts, among those of the trials, with which values do not count."""
+    present = set(column)
+    return [outcome for outcome in outcomes if outcome.name in present and not outcome.usable]
+
+
+def _title(record: StudyRecord, name: str) -> str:
+    """The meaning of a column, in one sentence."""
+    measure = record.description.measure(name)
+    if measure is not None:
+        return f"{record.label_of(name)}: {measure.meaning}"
+    return {each.name: each.meaning for each in record.description.dimensions}[name]
+
+
+def _fit_rows(all_fits: Sequence[CurveFits]) -> list[dict[str, Any]]:
+    """The rows of the table of fits, the best of each sweep and measure first."""
     return [
-        {name: f"{trial[name]:.4g}" if name == "aux_weight" else str(trial[name]) for name in record.place}
-        | {name: with_interval(trial[name], trial[f"{name}_ci95"]) for name in measures}
-        | {"rlct_verdict": trial["rlct_verdict"]}
-        | ({"status": trial["status_detail"]} if with_status else {})
-        for trial in trials.to_dict("records")
+        {
+            "sweep": of_measure.sweep,
+            "measure": of_measure.measure,
+            "points": of_measure.points,
+            "family": fit.family,
+            "best": fit is of_measure.best,
+            "parameters": ", ".join(_parameter_text(name, each) for name, each in fit.parameters.items()),
+            "reduced_chi_square": _number(fit.reduced_chi_square, ".2f"),
+            "aicc_gain": _number(of_measure.gain(fit), "+.1f"),
+        }
+        for of_measure in all_fits
+        for fit in of_measure.fits
     ]
 
 
-def _measured_cells(record: StudyRecord) -> list[dict[str, str]]:
-    """The rows of the table of everything that was measured, as text."""
-    measures = [name for name in record.measures if record.trials[name].notna().any()]
+def _parameter_text(name: str, parameter: FittedParameter) -> str:
+    value = with_interval(parameter.value, INTERVAL * parameter.se)
+    return f"{name} = {value}" + (" (at its bound)" if parameter.at_bound else "")
+
+
+def _formulas(all_fits: Sequence[CurveFits]) -> dict[str, str]:
+    """The formula of each family that was fitted."""
+    families = dict.fromkeys(fit.family for of_measure in all_fits for fit in of_measure.fits)
+    return {family: CURVES[family].formula for family in families}
+
+
+def _comparison_rows(record: StudyRecord, comparisons: pd.DataFrame) -> list[dict[str, str]]:
+    """The rows of the table of comparisons, as text."""
     return [
-        {name: f"{trial[name]:.4g}" if name == "aux_weight" else str(trial[name]) for name in record.place}
-        | {name: with_interval(trial[name], trial[f"{name}_ci95"]) for name in measures}
-        for trial in record.trials.to_dict("records")
+        {
+            "trial": row["trial"],
+            record.weight: f"{row[record.weight]:g}",
+            "measure": row["measure"],
+            "baseline": f"{row['baseline']:.4g}",
+            "difference": f"{row['difference']:+.3g}",
+            "95 % interval": f"{row['low']:+.3g} … {row['high']:+.3g}",
+            "p": f"{row['p_value']:.2g}",
+            "pairs": str(row["pairs"]),
+            "status": row[STATUS] + (f", {row[VERDICT]}" if record.needs_verdict(row["measure"]) else ""),
+        }
+        for row in comparisons.to_dict("records")
     ]
 
 
-def with_interval(value: float, half_width: float) -> str:
-    """'0.261 ± 0.004': the value to the digits that its interval warrants."""
-    if math.isnan(value):
-        return "–"
-    # Values that are all equal differ by rounding at most.
-    if not math.isfinite(half_width) or half_width <= 1e-9 * abs(value):
-        return f"{value:.4g}"
-    mantissa, exponent = f"{half_width:e}".split("e")
-    # One digit of the interval, two where the first is a 1.
-    digits = max(0, min(6, (1 if float(mantissa) < 2 else 0) - int(exponent)))
-    return f"{value:.{digits}f} ± {half_width:.{digits}f}"
-
-
-def _fit_table(fits: list[Fit]) -> pd.DataFrame:
-    return pd.DataFrame([{name: value for name, value in vars(fit).items() if name != "curve"} for fit in fits])
-
-
-def as_data_uri(figure: Figure) -> str:
-    """A figure as it can stand in a page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def render(template: str, context: dict[str, Any]) -> str:
-    """A page of this package, filled in."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters["interval"] = with_interval
-    return environment.get_template(template).render(**context)
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "–"

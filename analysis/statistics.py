@@ -1,25 +1,25 @@
-"""Uncertainty of means over replicates."""
+"""Uncertainty: of means over replicates, of differences from a baseline, of orders of trials."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
 
 def standard_error(values: pd.Series) -> float:
-    """Standard error of the mean; NaN for fewer than two values, or if one is missing."""
-    return float(stats.sem(values, nan_policy="propagate")) if len(values) > 1 else math.nan
-
-
-def interval_half_width(values: pd.Series) -> float:
-    """Half the width of the 95 % interval of the mean (Student's t); NaN for fewer than two values."""
-    if len(values) < 2:
+    """Standard error of the mean; NaN for fewer than two values, or if a value is missing."""
+    if len(values) < 2 or values.isna().any():
         return math.nan
-    return standard_error(values) * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
+def quantile(degrees_of_freedom: int | np.ndarray) -> np.ndarray:
+    """Student's t with a two-sided tail probability of 1 − CONFIDENCE; NaN for 0 degrees of freedom."""
+    return np.asarray(special.stdtrit(degrees_of_freedom, (1 + CONFIDENCE) / 2))
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,22 @@ class Difference:
     pairs: int
 
 
-def paired_difference(treated: pd.Series, baseline: pd.Series) -> Difference | None:
-    """Mean of treated − baseline over the seeds that both have (each indexed by seed); None for fewer than two.
+def mean_difference(differences: pd.Series) -> Difference | None:
+    """Mean of the differences of pairs; None for fewer than two. A pair with a missing value is left out.
 
-    The replicates of one seed start from the same weights and see the samples in the same order, whatever the trial:
-    comparing them seed by seed takes that part of the spread out (paired t interval).
+    In all trials the replicates of one seed start from the same weights and see the samples in the same order:
+    differences seed by seed leave this part of the spread out (paired t interval).
     """
-    seeds = treated.dropna().index.intersection(baseline.dropna().index)
-    if len(seeds) < 2:
+    present = differences.dropna().to_numpy(float)
+    pairs = len(present)
+    if pairs < 2:
         return None
-    differences = (treated.loc[seeds] - baseline.loc[seeds]).to_numpy(dtype=float)
-    mean, spread = float(differences.mean()), float(differences.std(ddof=1))
-    if spread == 0:
-        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(seeds))
-    result = stats.ttest_1samp(differences, 0.0)
-    interval = result.confidence_interval(CONFIDENCE)
-    return Difference(mean, float(interval.low), float(interval.high), float(np.asarray(result.pvalue)), len(seeds))
+    mean, error = float(present.mean()), float(present.std(ddof=1)) / math.sqrt(pairs)
+    if error == 0:
+        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, pairs)
+    half_width = float(quantile(pairs - 1)) * error
+    p_value = 2 * float(special.stdtr(pairs - 1, -abs(mean) / error))
+    return Difference(mean, mean - half_width, mean + half_width, p_value, pairs)
 
 
 @dataclass(frozen=True)
@@ -61,32 +61,41 @@ class Concordance:
     trials: int
 
 
-# With fewer trials the bootstrap has too few different samples to say anything.
+# With fewer trials the bootstrap has too few different samples.
 FEWEST_RANKED = 4
 RESAMPLES = 1000
 
 
 def kendall_tau(first: pd.Series, second: pd.Series) -> Concordance:
-    """How far two measures order the same trials alike (both indexed by trial); 1 the same order, −1 the reverse.
+    """Agreement of two measures on the order of the same trials (both indexed by trial): 1 same order, −1 reversed.
 
-    The interval is the percentile bootstrap over trials: what other trials of the same kind would give.
+    The interval is the percentile bootstrap over trials: the spread to expect from other trials of the same kind.
     """
+    # scipy.stats takes most of scipy's import time, and only calibrations need it.
+    from scipy import stats
+
     both = pd.concat([first, second], axis=1, join="inner").dropna().to_numpy(float)
     trials = len(both)
     if trials < 2:
         return Concordance(math.nan, math.nan, math.nan, trials)
-    tau = _tau_b(both[:, 0], both[:, 1])
+
+    def tau_b(first: np.ndarray, second: np.ndarray) -> float:
+        # A bootstrap sample that repeats one trial has no order.
+        if np.ptp(first) == 0 or np.ptp(second) == 0:
+            return 0.0
+        return float(stats.kendalltau(first, second).statistic)
+
+    tau = tau_b(both[:, 0], both[:, 1])
     if trials < FEWEST_RANKED:
         return Concordance(tau, math.nan, math.nan, trials)
     interval = stats.bootstrap(
-        (both[:, 0], both[:, 1]), _tau_b, n_resamples=RESAMPLES, paired=True, vectorized=False, method="percentile",
-        confidence_level=CONFIDENCE, rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
+        (both[:, 0], both[:, 1]),
+        tau_b,
+        n_resamples=RESAMPLES,
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
     return Concordance(tau, float(interval.low), float(interval.high), trials)
-
-
-def _tau_b(first: np.ndarray, second: np.ndarray) -> float:
-    # A sample of one trial over and over has no order.
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return 0.0
-    return float(stats.kendalltau(first, second).statistic)

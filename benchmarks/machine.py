@@ -1,4 +1,4 @@
-"""What a benchmark says of its machine and of its measurements."""
+"""How benchmarks state their machine and their measurements."""
 
 import contextlib
 import platform
@@ -20,5 +20,5 @@ def hardware(device: str) -> str:
 
 
 def spread(values: np.ndarray, form: str) -> str:
-    """Median, least and most."""
+    """Median, minimum and maximum."""
     return f"{np.median(values):{form}} ({values.min():{form}}–{values.max():{form}})"

@@ -1,9 +1,9 @@
-"""How much of a trial's time goes into memory: the allocator as it is, against as the service sets it for workers.
+"""How much of a trial's time goes into memory: the allocator's defaults against the service's settings for workers.
 
-The same trial of small networks runs in a thread of a fresh process (a worker runs its trial so), by turns with and
-without `study.cluster.WORKER_ENVIRONMENT`, as often as `--repetitions` says. Printed are medians with the least and the
-most behind them: wall time, time that the kernel took, page faults, and the wall time without the settings over that
-with them, taken within each repetition. The data is random: speed does not depend on it.
+One trial of small networks runs in a thread of a fresh process, as on a worker. Runs with and without
+WORKER_ENVIRONMENT alternate, `--repetitions` of each. The table has medians, with minimum and maximum: wall time,
+kernel time, page faults, and the ratio of wall times without and with the settings, taken within each repetition. The
+data is random: speed does not depend on it.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --architecture mlp --width 128
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import hardware, spread
-from study.cluster import WORKER_ENVIRONMENT
+from study.engine.ray_cluster import WORKER_ENVIRONMENT
 from trainables import TASKS, TrialConfig, run_experiment
 from trainables.tasks import TaskData
 
@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
         description="Time a trial with and without the workers' allocator settings.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--task", choices=("mnist", "cifar10"), default="cifar10", help="whose shape the data has")
+    parser.add_argument("--task", choices=("mnist", "cifar10"), default="cifar10", help="task whose shape the data has")
     parser.add_argument("--architecture", default="convnet", help="architecture of the networks")
     parser.add_argument("--hidden-layers", type=int, default=3, help="hidden layers, or stages of a convnet")
     parser.add_argument("--width", type=int, default=8, help="units of a layer, or channels of the first stage")
@@ -98,13 +98,17 @@ def random_data(task: str) -> TaskData:
         return generator.integers(shape.classes, size=samples)
 
     return TaskData(
-        task, shape.classes, inputs(TRAINING_SAMPLES), labels(TRAINING_SAMPLES), inputs(TEST_SAMPLES),
+        task,
+        shape.classes,
+        inputs(TRAINING_SAMPLES),
+        labels(TRAINING_SAMPLES),
+        inputs(TEST_SAMPLES),
         labels(TEST_SAMPLES),
-    )  # fmt: skip
+    )
 
 
 def in_new_process(environment: dict[str, str]) -> dict[str, float]:
-    """What a fresh process with these variables measures: the allocator reads them as it starts."""
+    """Measure in a fresh process with these variables, which the allocator reads at its start."""
     clean = {name: value for name, value in os.environ.items() if name not in WORKER_ENVIRONMENT}
     command = [sys.executable, *sys.argv, "--once"]
     done = subprocess.run(command, env=clean | environment, check=True, stdout=subprocess.PIPE, text=True)

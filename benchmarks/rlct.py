@@ -1,18 +1,17 @@
 """How fast the rlct is estimated: all networks and chains in one stack, against devinterp's own `llc()`.
 
-Measured are whole calls for perceptrons on samples of MNIST's shape, as often as `--repetitions` says, each time all
-of them one after the other:
+Whole calls are timed, for perceptrons on samples of MNIST's shape. Each of the `--repetitions` makes all calls in turn:
 
-- `llc()` for one network: as documented, fed by a Hugging Face data set, and once more from a list in memory, so that
-  reading the data can be told from sampling. Included are the loss of 32 batches before each chain, and Python's
-  garbage collection around it: with few draws it weighs more, as with many imports;
-- `estimate_rlct` for R networks with the same settings: the measures of the trained weights over all samples (their
-  share has a column of its own), the sampler and the diagnostics.
+- `llc()` for one network: as documented, with a Hugging Face data set, and with a list in memory, to separate reading
+  the data from sampling. Included are the loss of 32 batches before each chain and Python's garbage collection around
+  it, which weighs more with few draws and with many imports;
+- `estimate_rlct` for R networks with the same settings: the measures of the trained weights over all samples (a
+  separate column has their share), the sampler and the diagnostics.
 
-A chain-step is one step of one chain of one network, on one batch. Times are medians over the repetitions, with the
-least and the most behind them. "llc() / this" is the time of a chain-step of `llc()` over that of the row, taken within
-each repetition: above 1 the row is faster. The weights are untrained, and the data is random unless `--data` names the
-folder of MNIST: speed depends on neither.
+A chain-step is one step of one chain of one network, on one batch. Times are medians over the repetitions, with minimum
+and maximum. "llc() / this" is the time per chain-step of `llc()` divided by that of the row, within each repetition:
+above 1 the row is faster. The weights are untrained, and the data is random unless `--data` names the folder of MNIST:
+speed depends on neither.
 
     python benchmarks/rlct.py
     python benchmarks/rlct.py --device cuda --replicates 1 3 10 30 --draws 1000
@@ -61,7 +60,7 @@ def main() -> None:
     settings = RlctConfig(chains=arguments.chains, draws=arguments.draws, batch_size=arguments.batch_size)
     networks = {count: build(arguments, count) for count in arguments.replicates}
 
-    # What is timed, by name. Each takes settings, so that a first short call can warm it up.
+    # The timed functions by name. They take settings, so that a short first call can warm them up.
     calls: dict[Any, Callable[[RlctConfig], object]] = {
         name: partial(reference, build(arguments, 1), split, data) for name, data in reference_data(len(split)).items()
     }
@@ -114,7 +113,7 @@ def build(arguments: argparse.Namespace, replicates: int) -> ReplicatedMLP:
 
 
 def reference_data(samples: int) -> dict[str, Any]:
-    """The numbers of the samples, as the sequences of two tokens that devinterp takes its data for."""
+    """The numbers of the samples, as sequences of two tokens, which devinterp expects as data."""
     pairs = [[number, 0] for number in range(samples)]
     return {
         DOCUMENTED: Dataset.from_dict({"input_ids": pairs}).with_format("torch"),
@@ -123,7 +122,7 @@ def reference_data(samples: int) -> dict[str, Any]:
 
 
 def reference(network: ReplicatedMLP, split: Split, data: Any, config: RlctConfig) -> None:
-    """One network through devinterp's own entry point, from PyTorch's own layers."""
+    """Estimate one network, built from PyTorch's layers, with devinterp's `llc()`."""
     layers: list[nn.Module] = [nn.Flatten()]
     for layer in (*network.hidden.layers, network.head):
         assert isinstance(layer, ReplicatedLinear)
@@ -135,15 +134,23 @@ def reference(network: ReplicatedMLP, split: Split, data: Any, config: RlctConfi
         index = ids[:, 0]
         return nn.functional.cross_entropy(model(split.inputs[index]), split.labels[index], reduction="none")[:, None]
 
-    # Progress bars cost time when they are shown, and a folder of its own keeps the draws from being left behind.
+    # No progress bars, which cost time; a temporary folder, so that no draws are left behind.
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         llc(
-            plain, data, {},
-            lr=config.step_size, n_beta=resolve_nbeta(config, len(split)), localization=config.localization,
-            loss_fn=losses, num_chains=config.chains, num_draws=config.draws, batch_size=config.batch_size,
+            plain,
+            data,
+            {},
+            lr=config.step_size,
+            n_beta=resolve_nbeta(config, len(split)),
+            localization=config.localization,
+            loss_fn=losses,
+            num_chains=config.chains,
+            num_draws=config.draws,
+            batch_size=config.batch_size,
             match_sampling_input_ids_across_chains=False,
-            device=str(split.inputs.device), output_path=Path(folder) / "draws.zarr",
-        )  # fmt: skip
+            device=str(split.inputs.device),
+            output_path=Path(folder) / "draws.zarr",
+        )
 
 
 def start(network: ReplicatedMLP, split: Split, config: RlctConfig) -> None:
@@ -161,7 +168,7 @@ def seconds(call: Callable[[RlctConfig], object], settings: RlctConfig) -> float
 
 
 def synchronize() -> None:
-    """Wait until the GPU has done what it was asked for."""
+    """Wait until the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -180,9 +187,14 @@ def report(arguments: argparse.Namespace, times: dict[Any, np.ndarray], settings
     )
     table = Table()
     for heading in (
-        "call", "networks\n× chains", "ms per chain-step", "samples/s", "measures\nof the start", "llc() / this",
+        "call",
+        "networks\n× chains",
+        "ms per chain-step",
+        "samples/s",
+        "measures\nof the start",
+        "llc() / this",
         "llc() on a\nlist / this",
-    ):  # fmt: skip
+    ):
         table.add_column(heading, justify="left" if heading == "call" else "right")
     per_step = {
         name: taken / (settings.draws * settings.chains * (1 if isinstance(name, str) else name))

@@ -1,4 +1,10 @@
-"""What to run and how it is carried: spec → plan → search → trials on Ray → the MLflow record.
+"""What to run, and how it is run; the science is in trainables.
 
-Reading order: spec, space, plan, execute, search, trial, record, progress, cli.
+Subpackages; each may import those below it and none above:
+
+- commands: the command line and what it shows
+- engine: plan, run in this process or on Ray, record each trial
+- search: Optuna's ask and tell
+- record: the MLflow record and the locations of all stores
+- spec: a study as data
 """

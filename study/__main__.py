@@ -1,6 +1,6 @@
 """`python -m study COMMAND`: everything but running a study, which is `study/run.py`."""
 
-from study.commands import main
+from study.commands.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,6 +1,6 @@
-"""Entry point: `python study/run.py [STUDY]`, and the script that `ray submit` uploads to a cluster by itself."""
+"""Entry point: `python study/run.py [STUDY]`, and the only script that `ray submit` uploads to a cluster."""
 
-from study.cli import main
+from study.commands.run import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""What all tests share: real data, and small configurations that train in seconds."""
+"""Shared by all tests: real data, and small configurations that train in seconds."""
 
 import os
 import socket
@@ -16,24 +16,24 @@ from trainables.tasks.cifar10 import SHA256 as CIFAR10_SHA256
 from trainables.tasks.imdb import SHA256 as IMDB_SHA256
 from trainables.tasks.mnist import SHA256 as MNIST_SHA256
 
-# The networks here are small: a second thread would wait more than it works, the more so beside other processes.
+# The networks here are small: a second thread would mostly wait, more so beside other processes.
 torch.set_num_threads(1)
 
-# Real copies of the data sets that are too large to be made up.
+# Whole data sets, for tests that need the real content.
 DATA = Path(os.environ.get("SELF_MODELING_DATA") or "data").resolve()
-# The files of every task that reads any, in the folder of the data sets.
+# The files of every task with files, in the folder of the data sets.
 FILES = {
     "mnist": tuple(f"MNIST/raw/{name}" for name in MNIST_SHA256),
     "cifar10": tuple(f"cifar-10-batches-py/{name}" for name in CIFAR10_SHA256),
     "imdb": tuple(f"imdb/{split}.parquet" for split in IMDB_SHA256),
 }
-# How long a host may leave a download without an answer; without a limit, the system waits for minutes.
+# Seconds to wait for a host's answer to a download; the system's own limit is minutes.
 SECONDS_TO_ANSWER = 10.0
 LEFT_OUT = "full data set missing: "
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of a machine that has the data sets."""
+    """Add the option for machines that have the data sets."""
     parser.addoption(
         "--require-data",
         action="store_true",
@@ -55,11 +55,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def load_full(name: str, root: Path, required: bool) -> TaskData:
-    """The real data set from `root`, downloaded to it where it is missing.
+    """The real data set from `root`, downloaded there if it is missing.
 
     Raises:
-        pytest.skip.Exception: it is missing and cannot be downloaded.
-        pytest.fail.Exception: so it is, and it is required.
+        pytest.skip.Exception: the data set is missing and cannot be downloaded.
+        pytest.fail.Exception: the same, and the data is required.
         DataError: a file is damaged.
     """
     limit_before = socket.getdefaulttimeout()
@@ -106,11 +106,11 @@ def imdb(pytestconfig: pytest.Config) -> TaskData:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that nobody listens at: no download can succeed, with or without a network."""
+    """A proxy address where nothing listens: no download can succeed, with or without a network."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    # urllib keeps the proxies it saw at its first use, in this process's later tests too.
+    # urllib keeps the proxies of its first use, also for later tests in this process.
     monkeypatch.setattr(urllib.request, "_opener", None)
 
 

@@ -1,4 +1,4 @@
-"""The science: tasks, replicated networks, the self-model, training and the measures of complexity.
+"""The science: tasks, replicated networks, self-modeling and its controls, training and the measures of complexity.
 
 Usable alone, in a notebook or on a machine without Ray, MLflow and Optuna::
 
@@ -8,8 +8,11 @@ Usable alone, in a notebook or on a machine without Ray, MLflow and Optuna::
     result = run_experiment(TrialConfig.from_recipe("digits", aux_weight=5.0, seeds=(0, 1)), data)
     result.measurements["val_accuracy"]  # one value per replicate
 
-Reading order: experiment, trial, config, tasks, networks, self_model, controls, training, measures, rlct, observer.
+Reading order: experiment, trial, config, tasks, networks, auxiliary, training, measures, outcomes, rlct,
+observer.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from trainables.config import (
     PROTOCOL_VERSION,
@@ -20,9 +23,21 @@ from trainables.config import (
     TrainingConfig,
 )
 from trainables.errors import CheckpointError, CheckpointMismatchError, ConfigError, DataError
-from trainables.experiment import ExperimentResult, estimate_rlct_again, run_experiment
 from trainables.tasks import TASKS, load_task
 from trainables.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from trainables.experiment import ExperimentResult, estimate_rlct_again, run_experiment
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import what runs a trial on first use: it needs PyTorch, which takes two seconds to import."""
+        if name not in ("ExperimentResult", "estimate_rlct_again", "run_experiment"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from trainables import experiment
+
+        return getattr(experiment, name)
+
 
 __all__ = [
     "PROTOCOL_VERSION",

@@ -1,4 +1,4 @@
-"""Checkpoints: the trained weights with all that says what they are, and nothing executable (safetensors)."""
+"""Checkpoints: trained weights, and what they were trained on, in a file that cannot run code (safetensors)."""
 
 import json
 from dataclasses import dataclass
@@ -7,12 +7,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from trainables.code import code_digest
+from trainables.code import EARLIER_DIGESTS, code_digest
 from trainables.config import PROTOCOL_VERSION
-from trainables.controls import get_control
 from trainables.errors import CheckpointError, CheckpointMismatchError
-from trainables.networks import Head, ReplicatedNetwork, get_architecture
-from trainables.self_model import SelfModel
+from trainables.networks import ReplicatedNetwork, get_architecture
 from trainables.tasks.base import InputSpec
 from trainables.trial import TrialConfig
 
@@ -36,13 +34,13 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, network: ReplicatedNetwork, config: TrialConfig, data_digest: str, inputs: InputSpec
 ) -> Path:
-    """Write the weights, with configuration and digests in the file's metadata; give back the file's path."""
+    """Write the weights, with configuration and digests in the file's metadata; return the file's path."""
     path = folder / FILE_NAME
     metadata = {
         "trial_key": config.key(data_digest),
         "config": config.model_dump_json(),
         "data_digest": data_digest,
-        "code_digest": code_digest(network),
+        "code_digest": code_digest(get_architecture(config.network.architecture), network),
         "protocol_version": str(PROTOCOL_VERSION),
         "inputs": json.dumps({"shape": inputs.shape, "vocabulary": inputs.vocabulary}),
         "classes": str(network.classes),
@@ -52,10 +50,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
-    """Read a checkpoint, and see that it belongs to this code, and to the data if their digest is given.
+    """Read a checkpoint; check that it belongs to this code and, if a digest is given, to that data.
 
     Raises:
-        CheckpointMismatchError: it belongs to other code or data; the message names what differs.
+        CheckpointMismatchError: the checkpoint belongs to other code or data; the message names the differences.
         CheckpointError: the file cannot be read, or is not a checkpoint of this project.
     """
     try:
@@ -63,16 +61,18 @@ def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata["protocol_version"] != str(PROTOCOL_VERSION):
-            # Another version's configuration may have other fields: look no further.
+            # Another version's configuration may have other fields: do not read it.
             raise _mismatch(path, [("protocol version", metadata["protocol_version"], str(PROTOCOL_VERSION))])
         config = TrialConfig(**json.loads(metadata["config"]))
         sample = json.loads(metadata["inputs"])
         inputs = InputSpec(tuple(sample["shape"]), sample["vocabulary"])
-        network = get_architecture(config.network.architecture).build(
-            config.network, inputs, _head(config, int(metadata["classes"])), config.seeds
-        )
+        architecture = get_architecture(config.network.architecture)
+        network = architecture.build(config.network, inputs, config.head(int(metadata["classes"])), config.seeds)
+        code_then, code_now = metadata["code_digest"], code_digest(architecture, network)
+        if code_then == EARLIER_DIGESTS.get(architecture.name):
+            code_now = code_then
         compared = [
-            ("code of the network", metadata["code_digest"], code_digest(network)),
+            ("code of the network", code_then, code_now),
             ("data", metadata["data_digest"], data_digest or metadata["data_digest"]),
             ("trial key", metadata["trial_key"], config.key(metadata["data_digest"])),
         ]
@@ -90,14 +90,9 @@ def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
         ) from error
 
 
-def _head(config: TrialConfig, classes: int) -> Head:
-    predicts = get_control(config.self_model.control).predicts
-    return SelfModel(config.self_model, config.layers).head(classes) if predicts else Head(classes)
-
-
 def _mismatch(path: Path, differing: list[tuple[str, str, str]]) -> CheckpointMismatchError:
     listed = "; ".join(f"{what}: {then[:16]} then, {now[:16]} now" for what, then, now in differing)
     return CheckpointMismatchError(
-        f"{path} does not belong to what is here ({listed}). Use the data and the git commit that its MLflow run "
+        f"{path} does not fit the code and data here ({listed}). Use the data and the git commit that its MLflow run "
         "names, or train the trial again."
     )

@@ -1,7 +1,7 @@
 """The sections of a trial's configuration.
 
-The models here are the single description of a trial. Their field texts are the command line's help, their
-validators its error messages, and their canonical JSON is what the trial key hashes.
+These models are the only description of a trial: field texts are the command line's help, validators give its error
+messages, and the trial key is a hash of the canonical JSON.
 """
 
 import hashlib
@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-# Raise it whenever a change of code changes the numbers that an unchanged configuration gives:
-# the trial keys change with it, and no older result is taken for a newer one.
+# Raise this when a change of code changes the numbers that a configuration gives. The trial keys then change too, so
+# that no older result is taken for a new one.
 PROTOCOL_VERSION = 4
-# Split R-hat halves each chain, and a half needs two draws to have a variance.
+# Split R-hat halves each chain, and the variance of a half needs two draws.
 FEWEST_KEPT_DRAWS = 4
 
 TargetForm = Literal["raw", "standardized", "sign"]
@@ -33,9 +33,7 @@ class NetworkConfig(Section):
     """The network of a trial."""
 
     architecture: str = Field("mlp", description="Architecture of the network.")
-    hidden_layers: LayerCount = Field(
-        1, description="Size of the network in depth: hidden layers, blocks or stages of its architecture."
-    )
+    hidden_layers: LayerCount = Field(1, description="Depth of the network: number of hidden layers, blocks or stages.")
     width: UnitCount = Field(64, description="Units of every hidden layer; of convnet, channels of the first one.")
 
 
@@ -49,10 +47,10 @@ class SelfModelConfig(Section):
     )
     target_depths: tuple[int, ...] = Field(
         (),
-        description="Depths of the target layers, counted from the input, from 1. "
+        description="Depths of the target layers; depth 1 is nearest the input. "
         "Empty for the baseline, which has no extra outputs.",
     )
-    control: str = Field("none", description="What stands in the place of self-modeling; 'none' is self-modeling.")
+    control: str = Field("none", description="Control that replaces self-modeling; 'none' is self-modeling itself.")
     detach_targets: bool = Field(
         True,
         description="Treat the target activations as constants, so that the self-modeling loss reaches the network "
@@ -60,8 +58,8 @@ class SelfModelConfig(Section):
     )
     target_form: TargetForm = Field(
         "raw",
-        description="What is predicted of an activation: itself (as published), 'standardized' to mean 0 and variance "
-        "1 of each unit over the batch, or its 'sign'.",
+        description="Form of the predicted activations: 'raw' (as published), 'standardized' (each unit to mean 0 and "
+        "variance 1 over the batch) or 'sign'.",
     )
     unit_weighting: UnitWeighting = Field(
         "mean",
@@ -102,14 +100,14 @@ class TrainingConfig(Section):
     until_loss: float | None = Field(
         None,
         gt=0,
-        description="Stop a replicate after the epoch in which its train_loss has come down to this, in nats, after "
-        "`epochs` at the latest: networks at equal loss instead of equal epochs.",
+        description="Stop a replicate after the epoch in which its train_loss falls to this value, in nats, or after "
+        "`epochs`. Compares networks at equal loss instead of equal epochs.",
     )
     shuffle: Literal["each_epoch", "once"] = Field(
-        "each_epoch", description="Draw a new sample order each epoch, or replay the first one (the published code)."
+        "each_epoch", description="Draw a new sample order each epoch, or the first one every time (published code)."
     )
     augment: bool = Field(
-        False, description="Train on randomly changed images, new ones each epoch, as the task's recipe says."
+        False, description="Change the training images at random in each epoch, as the task's recipe says."
     )
     validation_fraction: float = Field(
         0.1,
@@ -141,14 +139,16 @@ class RlctConfig(Section):
         description="Inverse temperature nβ: 'batch' = m/ln m with m the sampler's batch size (as published), "
         "'dataset' = n/ln n with n the training samples, or a number.",
     )
-    chains: int = Field(4, ge=2, description="Independent chains per replicate; one alone gives no standard error.")
+    chains: int = Field(
+        4, ge=2, description="Independent chains per replicate; a single chain gives no standard error."
+    )
     draws: int = Field(1000, ge=8, description="Sampler steps per chain.")
     burn_in_fraction: float = Field(
-        0.5, ge=0, lt=1, description="Share of each chain, from its start, that the estimate leaves out."
+        0.5, ge=0, lt=1, description="Share of draws at the start of each chain that the estimate leaves out."
     )
     batch_size: int = Field(512, ge=2, description="Samples per sampler step.")
     seed: int = Field(
-        0, ge=0, description="Seed of the sampler's batches and noise: another one gives an independent estimate."
+        0, ge=0, description="Seed of the sampler's batches and noise: another seed gives an independent estimate."
     )
 
     @model_validator(mode="after")
@@ -161,7 +161,7 @@ class RlctConfig(Section):
         return self
 
     def key(self) -> str:
-        """8 hexadecimal digits that stand for these settings."""
+        """8 hexadecimal digits that identify these settings."""
         return hashlib.sha256(canonical(self.model_dump(mode="json"))).hexdigest()[:8]
 
     @property
@@ -176,14 +176,14 @@ class RlctConfig(Section):
 
 
 class ObserverConfig(Section):
-    """Another network, the same for all trials, that learns to predict the trained one from its inputs."""
+    """The observer: a network of the same size in all trials that learns to predict the trained one."""
 
-    epochs: int = Field(3, ge=0, description="Passes of the observer over the training split; 0 leaves it out.")
+    epochs: int = Field(3, ge=0, description="Passes of the observer over the training split; 0 for no observer.")
     width: UnitCount = Field(128, description="Units of the observer's hidden layer.")
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate of the observer (Adam).")
     batch_size: int = Field(256, ge=1, description="Samples per step of the observer.")
 
 
 def canonical(content: Any) -> bytes:
-    """One text for equal content, to be hashed."""
+    """The text that is hashed: the same for equal content."""
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

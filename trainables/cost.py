@@ -1,101 +1,192 @@
-"""How much work a trial is, before it is run: for plans and for the time that is left."""
+"""The work of a trial, before it runs: for plans and for the time left.
 
+Work is counted from the sizes of a trial, without building its networks. Timing one small piece of a trial shows how
+long a unit of work takes on a machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
 import math
-from functools import lru_cache
 from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
+import numpy as np
 
-from trainables.config import NetworkConfig
-from trainables.controls import get_control
-from trainables.experiment import run_experiment
 from trainables.networks import Head, get_architecture
-from trainables.networks.layers import ReplicatedEmbedding
-from trainables.self_model import SelfModel
-from trainables.tasks import DataShape, InputSpec, TaskData
+from trainables.tasks import DataShape, TaskData
 from trainables.trial import TrialConfig
 
-# Multiply-adds that take as long as the fixed cost of one step, and as the noise for one weight of one chain, where a
-# network fits a processor's cache and where it does not: measured on a CPU core.
+if TYPE_CHECKING:
+    import torch
+
+# In multiply-adds that take the same time, measured on a CPU core: the fixed cost of one step; the noise for one weight
+# of one chain, if the network fits the processor's cache and if it does not.
 STEP_OVERHEAD = 2e7
 NOISE_PER_WEIGHT, NOISE_BEYOND_CACHE = 150, 500
 CACHED_WEIGHTS = 1_000_000
-# A CPU core does about so much in a second: for statements of cost that nothing is timed for.
+# Approximate work of a CPU core per second: for costs that are stated without timing.
 WORK_PER_SECOND = 1e10
-# Epochs and draws of the pieces that are timed.
-PIECES = ((1, 8), (1, 10), (4, 40))
-# The trained weights are looked at over all samples once, and six times over some of them.
+# The rlct starts with one pass over all samples and six passes over some of them.
 START_PASSES, START_SAMPLES = 6, 4096
+# Epochs and draws that are timed after the first of each, and the approximate work of a timed epoch.
+TIMED = 3
+EPOCH_WORK = 1e9
 
 
 def work(config: TrialConfig, shape: DataShape) -> float:
-    """Multiply-adds of a trial, overheads converted into them: proportional to its time on one device."""
-    training, rlct, replicates = config.training, config.rlct, config.replicates
-    control = get_control(config.self_model.control)
-    head = SelfModel(config.self_model, config.layers).head(shape.classes) if control.predicts else Head(shape.classes)
-    trained, _ = _size(config.network, shape.inputs, head)
-    classifying, parameters = _size(config.network, shape.inputs, Head(shape.classes))
-    samples = shape.training_size(training.validation_fraction)
-    # The held-out split twice: once itself, once as many training samples.
-    measured = 2 * (shape.train_samples - samples) + shape.test_samples
-    epoch = _steps(samples, training.batch_size) * STEP_OVERHEAD + (3 * samples + measured) * replicates * trained
-    noise = NOISE_PER_WEIGHT if parameters <= CACHED_WEIGHTS else NOISE_BEYOND_CACHE
-    draw = STEP_OVERHEAD + (3 * rlct.batch_size * classifying + noise * parameters) * replicates * rlct.chains
-    start = 3 * (samples + START_PASSES * min(samples, START_SAMPLES)) * replicates * classifying
-    observation = _steps(samples, config.observer.batch_size) * STEP_OVERHEAD + samples * replicates * classifying
-    return training.epochs * epoch + start + rlct.draws * draw + config.observer.epochs * observation
+    """Multiply-adds of a trial, overheads included as multiply-adds: proportional to its time on one device."""
+    return _parts(config, shape).total(config)
 
 
 def work_of_timing(config: TrialConfig, shape: DataShape) -> float:
-    """Work that `seconds_per_work` would do."""
-    return sum(work(_piece(config, epochs, draws), shape) for epochs, draws in PIECES)
+    """The work that `seconds_per_work` does."""
+    piece = _piece(config, shape)
+    return work(piece.config, piece.shape)
 
 
 def seconds_per_work(config: TrialConfig, data: TaskData, device: torch.device | str = "cpu") -> float:
-    """Time two small pieces of a trial on one CPU thread or the device; their difference is free of fixed costs."""
+    """Seconds per unit of a trial's work, on one CPU thread or on the device.
+
+    One replicate is trained for a few epochs on a part of the data, and its rlct is sampled for a few draws. The time
+    of the trial is then its number of epochs times the median epoch, and its number of draws times the median draw.
+    Imports and the first epoch and draw, which are slower, do not count.
+    """
+    import torch
+
+    from trainables.experiment import run_experiment
+
+    piece = _piece(config, data.shape)
+    epochs, draws = _Stopwatch(device), _Stopwatch(device)
+
+    def on_draw(draw: int) -> None:
+        draws.lap()
+        if draw == piece.config.rlct.draws:
+            raise _LastDraw
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # The first run pays for imports.
-        _, (small, small_work), (large, large_work) = (
-            _timed(_piece(config, epochs, draws), data, device) for epochs, draws in PIECES
-        )
-        # On a busy machine the larger piece can come out faster: then count its whole time.
-        return (large - small) / (large_work - small_work) if large > small else large / large_work
+        with contextlib.suppress(_LastDraw):
+            run_experiment(piece.config, _part_of(data, piece.shape), device, lambda *_: epochs.lap(), on_draw)
     finally:
         torch.set_num_threads(threads)
+    epoch, draw = epochs.median() / piece.share_of_epoch, draws.median()
+    alone = config.model_copy(update={"seeds": config.seeds[:1]})
+    parts = _parts(alone, data.shape)
+    seconds = config.training.epochs * epoch + config.rlct.draws * draw
+    # The start of the rlct is timed as draws of the same work, the observer as epochs of the same work.
+    seconds += parts.start / parts.draw * draw + config.observer.epochs * parts.observation / parts.epoch * epoch
+    return seconds / parts.total(alone)
 
 
-@lru_cache
-def _size(config: NetworkConfig, inputs: InputSpec, head: Head) -> tuple[float, int]:
-    """Multiply-adds of one sample's forward pass, and parameters, of one network."""
-    network = get_architecture(config.architecture).build(config, inputs, head, seeds=(0,))
-    sample = torch.zeros((1, 1, *inputs.shape), dtype=torch.int32 if inputs.is_text else torch.float32)
-    with FlopCounterMode(display=False) as counter:
-        network.eval().requires_grad_(False)(sample)
-    # Two operations are one multiply-add. Looking up tokens is none, but every place of a text is gone through.
-    tables = (module for module in network.modules() if isinstance(module, ReplicatedEmbedding))
-    lookups = sum(inputs.shape[0] * table.weight.shape[2] for table in tables)
-    return counter.get_total_flops() / 2 + lookups, sum(parameter.numel() for parameter in network.parameters())
+class _Parts(NamedTuple):
+    """Work of the parts of a trial, all replicates together."""
+
+    epoch: float
+    start: float  # what the rlct does before its first draw
+    draw: float
+    observation: float  # an epoch of the observer
+
+    def total(self, config: TrialConfig) -> float:
+        return (
+            config.training.epochs * self.epoch
+            + self.start
+            + config.rlct.draws * self.draw
+            + config.observer.epochs * self.observation
+        )
+
+
+def _parts(config: TrialConfig, shape: DataShape) -> _Parts:
+    training, rlct, replicates = config.training, config.rlct, config.replicates
+    architecture = get_architecture(config.network.architecture)
+    trained = architecture.size(config.network, shape.inputs, config.head(shape.classes)).multiply_adds
+    classifier = architecture.size(config.network, shape.inputs, Head(shape.classes))
+    classifying, parameters = classifier.multiply_adds, classifier.parameters
+    samples = shape.training_size(training.validation_fraction)
+    # Two passes of this size: over the held-out split, and over as many training samples.
+    measured = 2 * (shape.train_samples - samples) + shape.test_samples
+    epoch = _steps(samples, training.batch_size) * STEP_OVERHEAD + (3 * samples + measured) * replicates * trained
+    start = 3 * (samples + START_PASSES * min(samples, START_SAMPLES)) * replicates * classifying
+    noise = NOISE_PER_WEIGHT if parameters <= CACHED_WEIGHTS else NOISE_BEYOND_CACHE
+    draw = STEP_OVERHEAD + (3 * rlct.batch_size * classifying + noise * parameters) * replicates * rlct.chains
+    observation = _steps(samples, config.observer.batch_size) * STEP_OVERHEAD + samples * replicates * classifying
+    return _Parts(epoch, start, draw, observation)
 
 
 def _steps(samples: int, batch_size: int) -> int:
     return math.ceil(samples / batch_size)
 
 
-def _piece(config: TrialConfig, epochs: int, draws: int) -> TrialConfig:
-    return config.model_copy(
+class _Piece(NamedTuple):
+    """A small trial, its data, and the size of its epochs as a share of the original trial's."""
+
+    config: TrialConfig
+    shape: DataShape
+    share_of_epoch: float
+
+
+def _piece(config: TrialConfig, shape: DataShape) -> _Piece:
+    """A trial of one replicate that takes about a second and is timed in place of this one."""
+    training, rlct = config.training, config.rlct
+    samples, batch_size = shape.training_size(training.validation_fraction), training.batch_size
+    small = config.model_copy(
         update={
             "seeds": config.seeds[:1],
-            "training": config.training.model_copy(update={"epochs": epochs}),
-            "rlct": config.rlct.model_copy(update={"draws": draws}),
+            "training": training.model_copy(update={"epochs": 1 + TIMED, "until_loss": None}),
+            "rlct": rlct.model_copy(update={"draws": 1 + TIMED, "burn_in_fraction": 0.0}),
             "observer": config.observer.model_copy(update={"epochs": 0}),
         }
     )
+    wanted = EPOCH_WORK / _parts(small, shape).epoch * samples
+    kept = _steps(max(round(wanted), rlct.batch_size), batch_size) * batch_size
+    if kept >= samples:
+        return _Piece(small, shape, 1.0)
+    # The piece has no validation split, so an epoch passes over the test samples twice. With this number of test
+    # samples, evaluation is the same share of an epoch as in the original trial.
+    held_out = shape.train_samples - samples
+    evaluated = 2 * held_out + shape.test_samples if held_out else 2 * shape.test_samples
+    tested = max(1, round(kept / samples * evaluated / 2))
+    without_validation = small.training.model_copy(update={"validation_fraction": 0.0})
+    return _Piece(
+        small.model_copy(update={"training": without_validation}),
+        dataclasses.replace(shape, train_samples=kept, test_samples=tested),
+        kept / samples,
+    )
 
 
-def _timed(config: TrialConfig, data: TaskData, device: torch.device | str) -> tuple[float, float]:
-    started = perf_counter()
-    run_experiment(config, data, device)
-    return perf_counter() - started, work(config, data.shape)
+def _part_of(data: TaskData, shape: DataShape) -> TaskData:
+    """As many samples as the shape says, spread evenly over the data, which may be sorted."""
+    train = np.arange(shape.train_samples) * len(data.train_labels) // shape.train_samples
+    test = np.arange(shape.test_samples) * len(data.test_labels) // shape.test_samples
+    return dataclasses.replace(
+        data,
+        train_inputs=data.train_inputs[train],
+        train_labels=data.train_labels[train],
+        test_inputs=data.test_inputs[test],
+        test_labels=data.test_labels[test],
+    )
+
+
+class _LastDraw(Exception):  # noqa: N818
+    """Ends a piece of a trial after its last draw, before the diagnostics, which take a second to import."""
+
+
+class _Stopwatch:
+    """Times from the end of one lap to the end of the next; the first lap is not timed."""
+
+    def __init__(self, device: torch.device | str):
+        self._device = device
+        self._ends: list[float] = []
+
+    def lap(self) -> None:
+        import torch
+
+        if torch.device(self._device).type == "cuda":
+            # A GPU works after the call has returned: wait until the lap is really over.
+            torch.cuda.synchronize(self._device)
+        self._ends.append(perf_counter())
+
+    def median(self) -> float:
+        return float(np.median(np.diff(self._ends)))

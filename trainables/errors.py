@@ -2,11 +2,11 @@
 
 
 class ConfigError(ValueError):
-    """A configuration that no experiment can be run with."""
+    """A configuration that cannot be run."""
 
 
 class DataError(RuntimeError):
-    """A data set that is missing, cannot be fetched, or is not the one it should be."""
+    """A data set that is missing, cannot be downloaded, or has the wrong content."""
 
 
 class CheckpointError(RuntimeError):

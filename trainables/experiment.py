@@ -4,51 +4,47 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
+from trainables.auxiliary import ActivationTargets, Setting, get_auxiliary_task
 from trainables.checkpoint import Checkpoint
 from trainables.config import RlctConfig
-from trainables.controls import Setting, get_control
 from trainables.networks import ReplicatedNetwork, get_architecture
 from trainables.observer import observe
+from trainables.outcomes import StatusName, worst_status
 from trainables.rlct import DrawCallback, RlctEstimate, estimate_rlct
-from trainables.self_model import SelfModel
 from trainables.tasks import Splits, TaskData, get_task
 from trainables.training import train
 from trainables.trial import TrialConfig
 
-Status = Literal["ok", "not_reached", "collapsed", "diverged"]
-# From best to worst; a trial's status is the worst of its replicates'.
-STATUSES: tuple[Status, ...] = ("ok", "not_reached", "collapsed", "diverged")
-# Standard errors above chance that an accuracy must reach to count as learning.
+# An accuracy counts as learning if it is more than this many standard errors above chance.
 CHANCE_MARGIN = 3.0
-# A training loss above this times that of guessing by the classes' frequencies: the weights have run away.
+# A network has diverged if its training loss is more than this times the loss of guessing by class frequencies.
 DIVERGED_RATIO = 2.0
-# Measured once, after training.
-FINAL_METRICS = ("rlct", "observer_r2", "observer_agreement")
 
 EpochCallback = Callable[[int, dict[str, np.ndarray]], None]
 
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What one trial leaves: R replicates, E epochs."""
+    """The results of one trial: R replicates, E epochs."""
 
     config: TrialConfig
-    history: dict[str, np.ndarray]  # EPOCH_METRICS and weight_std_<layer>, each (E, R)
-    measurements: dict[str, np.ndarray]  # their final values, FINAL_METRICS, and rlct_se over chains, each (R,)
-    statuses: tuple[Status, ...]  # per replicate
+    history: dict[str, np.ndarray]  # the measures of every epoch, each (E, R)
+    # Final values of these, measures taken at the end, and the rlct's standard error over chains as `rlct_chain_se`,
+    # each (R,).
+    measurements: dict[str, np.ndarray]
+    statuses: tuple[StatusName, ...]  # per replicate
     rlct: RlctEstimate
     network: ReplicatedNetwork  # as trained, with the self-model's rows
     seconds: dict[str, float]  # wall time of "training", "rlct" and "observer"
 
     @property
-    def status(self) -> Status:
+    def status(self) -> StatusName:
         """The worst status of the replicates."""
-        return max(self.statuses, key=STATUSES.index)
+        return worst_status(self.statuses)
 
 
 def run_experiment(
@@ -76,13 +72,15 @@ def run_experiment(
     splits = data.split(config.training.validation_fraction, config.split_seed, device)
     inputs, task = data.shape.inputs, get_task(config.task)
     setting = Setting(config.network, inputs, config.seeds, device)
-    control = get_control(config.self_model.control)(SelfModel(config.self_model, config.layers), setting)
+    targets = ActivationTargets(config.self_model, config.layers)
+    auxiliary = get_auxiliary_task(config.self_model.control)(targets, setting)
     architecture = get_architecture(config.network.architecture)
-    network = architecture.build(config.network, inputs, control.head(data.classes), config.seeds, control.dropout)
+    head = auxiliary.head(data.classes)
+    network = architecture.build(config.network, inputs, head, config.seeds, auxiliary.dropout)
     network = network.to(device)
 
     epochs: list[dict[str, np.ndarray]] = []
-    for metrics in train(network, control, splits, task, config.training, config.seeds):
+    for metrics in train(network, auxiliary, splits, task, config.training, config.seeds):
         epochs.append(metrics)
         if on_epoch is not None:
             on_epoch(len(epochs), metrics)
@@ -98,7 +96,7 @@ def run_experiment(
         observed = {"observer_r2": seen.r2, "observer_agreement": seen.agreement}
     finished = time.perf_counter()
 
-    final = epochs[-1] | {"rlct": rlct.estimate, "rlct_se": rlct.standard_error} | observed
+    final = epochs[-1] | {"rlct": rlct.estimate, "rlct_chain_se": rlct.standard_error} | observed
     return ExperimentResult(
         config=config,
         history={name: np.stack([epoch[name] for epoch in epochs]) for name in epochs[0]},
@@ -117,11 +115,11 @@ def estimate_rlct_again(
     device: torch.device | str = "cpu",
     on_draw: DrawCallback | None = None,
 ) -> RlctEstimate:
-    """Estimate the rlct of a trained trial with other settings; with its own, the estimate is the one it had.
+    """Estimate the rlct of a trained trial with other settings; the trial's settings give its estimate again.
 
     Args:
-        checkpoint: of the trial, loaded against the digest of `data`.
-        data: the data that it was trained on.
+        checkpoint: of the trial; loading it has checked the digest of `data`.
+        data: the data that the trial was trained on.
         config: the settings of this estimate.
         device: where to compute.
         on_draw: called after each draw with the number of draws done.
@@ -135,11 +133,11 @@ def estimate_rlct_again(
     return estimate_rlct(classifier, splits.train, config, trial.seeds[0], on_draw)
 
 
-def _statuses(final: dict[str, np.ndarray], splits: Splits, until_loss: float | None) -> tuple[Status, ...]:
-    """What became of each replicate.
+def _statuses(final: dict[str, np.ndarray], splits: Splits, until_loss: float | None) -> tuple[StatusName, ...]:
+    """The status of each replicate.
 
-    Diverged: a loss that is not finite, or far above that of guessing. Collapsed: an accuracy within noise of always
-    answering one class. Not reached: a loss that never came down to the one that training was to stop at.
+    Diverged: the loss is not finite, or far above the loss of guessing. Collapsed: the accuracy is within noise of
+        always answering one class. Not reached: the loss never came down to `until_loss`.
     """
     frequencies = splits.train.labels.bincount().double() / len(splits.train)
     loss_of_guessing = float(torch.special.entr(frequencies).sum())
@@ -148,7 +146,7 @@ def _statuses(final: dict[str, np.ndarray], splits: Splits, until_loss: float | 
     chance = float(held_out.labels.bincount().max()) / len(held_out)
     threshold = chance + CHANCE_MARGIN * math.sqrt(chance * (1 - chance) / len(held_out))
 
-    def status(loss: float, share_correct: float) -> Status:
+    def status(loss: float, share_correct: float) -> StatusName:
         if not math.isfinite(loss) or loss > DIVERGED_RATIO * loss_of_guessing:
             return "diverged"
         if share_correct <= threshold:

@@ -1,7 +1,7 @@
-"""The observer: is a network easier for ANOTHER network to predict?
+"""The observer: a second network that learns to predict the trained one.
 
-A fresh network of fixed size learns, from the inputs alone, the activations and the class probabilities of a trained
-one. How well it does on inputs that neither has seen says how predictable that network has become.
+It has a fixed size and learns the activations and class probabilities of the trained network from the inputs alone. How
+well it predicts on held-out inputs, new to both networks, tells how predictable the trained network has become.
 """
 
 import math
@@ -30,7 +30,7 @@ class Observation:
     """How well the observer predicts each of R networks on held-out inputs, each (R,)."""
 
     r2: np.ndarray  # of the activations against the mean predictor, units pooled
-    agreement: np.ndarray  # share of inputs whose most probable class it names
+    agreement: np.ndarray  # share of inputs for which it predicts the network's most probable class
 
 
 def observe(
@@ -44,26 +44,26 @@ def observe(
     """Train an observer per replicate on the training split, and measure it on the held-out one.
 
     The observer is a perceptron with one hidden layer, or for text the mean of token vectors and one hidden layer. Its
-    loss is the cross-entropy of the class probabilities plus the mean squared error of the activations, each unit
-    about its mean and all on one scale.
+    loss is the cross-entropy of the class probabilities plus the mean squared error of the activations. Each unit's
+    mean is subtracted, and all units are divided by one scale.
 
     Args:
         network: the observed one, in evaluation mode; left unchanged.
         depths: of the layers whose activations are observed.
-        inputs: what one sample is.
-        splits: the held-out split is the validation split, or the test split where there is none.
+        inputs: shape of one sample.
+        splits: the held-out split is the validation split, or the test split if there is no validation split.
         config: size and training of the observer.
-        seeds: of the R observed networks; the observers' own are derived from them.
+        seeds: of the R observed networks; the observers' seeds are derived from these.
     """
     observed = _Observed(network, tuple(depths), splits.train)
     device = splits.train.inputs.device
-    own_seeds = [derived_seed(seed, "observer") for seed in seeds]
+    observer_seeds = [derived_seed(seed, "observer") for seed in seeds]
     reader = NetworkConfig(architecture="embedding_bag" if inputs.is_text else "mlp", width=config.width)
     head = Head(network.classes, observed.units)
-    student = get_architecture(reader.architecture).build(reader, inputs, head, own_seeds).to(device)
+    student = get_architecture(reader.architecture).build(reader, inputs, head, observer_seeds).to(device)
     optimizers = _optimizers(student, config)
     training = TrainingConfig(epochs=config.epochs, batch_size=config.batch_size)
-    for order in sample_orders(len(splits.train), training, own_seeds):
+    for order in sample_orders(len(splits.train), training, observer_seeds):
         for start in range(0, order.shape[1], config.batch_size):
             seen = splits.train.inputs[order[:, start : start + config.batch_size].to(device)]
             probabilities, activations = observed(seen)
@@ -74,7 +74,7 @@ def observe(
             error = (predicted.prediction - activations).square().mean(dim=2)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            # The replicates share no parameter: the gradient of the sum is each one's own.
+            # The replicates share no parameter: the gradient of the summed loss is that of each replicate's own loss.
             (entropy.view_as(error) + error).mean(dim=1).sum().backward()
             for optimizer in optimizers:
                 optimizer.step()
@@ -82,7 +82,7 @@ def observe(
 
 
 class _Observed:
-    """What there is to predict of R networks: class probabilities, and activations about their mean on one scale."""
+    """The observer's targets from R networks: class probabilities, and centred activations on one scale."""
 
     @torch.no_grad()
     def __init__(self, network: ReplicatedNetwork, depths: tuple[int, ...], train: Split):
@@ -96,7 +96,7 @@ class _Observed:
             dim=1,
         )
         variance, self._mean = torch.var_mean(sample, dim=1, keepdim=True)
-        # A network whose activations never change is predicted by their mean; it has no scale.
+        # Activations that never change are predicted by their mean: their scale does not matter.
         scale = variance.mean(dim=2, keepdim=True).sqrt()
         self._scale = torch.where(scale > 0, scale, 1.0)
         self.units = sample.shape[2]
@@ -118,7 +118,7 @@ def _measure(student: ReplicatedNetwork, observed: _Observed, held_out: Split) -
         probabilities, activations = observed(inputs.unsqueeze(0))
         predicted = student(inputs.unsqueeze(0))
         same = (predicted.logits.argmax(dim=2) == probabilities.argmax(dim=2)).double()
-        # Where the observed network has diverged there is nothing to agree with.
+        # A diverged network predicts nothing that the observer could agree with.
         agreed.append(torch.where(probabilities.isfinite().all(dim=2), same, math.nan).sum(dim=1))
         error.append((predicted.prediction - activations).double().square().sum(dim=(1, 2)))
         total.append(activations.double().sum(dim=1))
@@ -138,7 +138,7 @@ def _optimizers(student: ReplicatedNetwork, config: ObserverConfig) -> list[torc
         return [torch.optim.Adam(student.parameters(), lr=config.learning_rate, fused=True)]
     tables = [module.weight for module in student.modules() if isinstance(module, ReplicatedEmbedding)]
     others = [parameter for parameter in student.parameters() if not any(parameter is table for table in tables)]
-    # A step for the tokens of the batch alone: Adam would go through the whole table each time.
+    # SparseAdam updates only the tokens of the batch; Adam would update the whole table each time.
     return [
         torch.optim.Adam(others, lr=config.learning_rate, fused=True),
         torch.optim.SparseAdam(tables, lr=config.learning_rate),

@@ -9,7 +9,7 @@ import torch
 Purpose = Literal[
     "initialisation", "sample_order", "sampler", "augmentation", "dropout", "control", "frozen_network", "observer"
 ]
-# A new purpose goes to the end: its place decides its stream.
+# Add a new purpose at the end: its position decides its stream.
 PURPOSES: tuple[Purpose, ...] = (
     "initialisation",
     "sample_order",
@@ -23,7 +23,7 @@ PURPOSES: tuple[Purpose, ...] = (
 
 
 def derived_seed(seed: int, purpose: Purpose) -> int:
-    """A 63-bit seed for one purpose, so that, say, a wider head does not shift the order of the samples."""
+    """A 63-bit seed for one purpose, so that e.g. a wider head does not change the order of the samples."""
     sequence = np.random.SeedSequence([seed, PURPOSES.index(purpose)])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 

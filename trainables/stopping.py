@@ -1,4 +1,4 @@
-"""Stopping each replicate where it has come down to a loss, while the others train on."""
+"""Stop each replicate once its loss has come down to a value, while the others train on."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from trainables.networks import ReplicatedNetwork
 
 
 class LossStop:
-    """Keeps weights and measures that each of R replicates had when its loss first came down to `until_loss`."""
+    """Keeps each replicate's weights and measures of the epoch in which its loss first came down to `until_loss`."""
 
     def __init__(self, network: ReplicatedNetwork, until_loss: float):
         self._network = network
@@ -18,11 +18,11 @@ class LossStop:
 
     @property
     def all_stopped(self) -> bool:
-        """Whether no replicate has to train any longer."""
+        """Whether all replicates have stopped."""
         return len(self._weights) == self._network.replicates
 
     def keep(self, measures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The measures (R,) of an epoch, with those of the replicates that have stopped before as they were then."""
+        """The measures (R,) of an epoch; a stopped replicate keeps those of the epoch in which it stopped."""
         for replicate, loss in enumerate(measures["train_loss"]):
             if replicate not in self._weights and loss <= self._until_loss:
                 state = self._network.state_dict()
@@ -36,7 +36,7 @@ class LossStop:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Give every replicate that has stopped the weights it had then."""
+        """Give every stopped replicate the weights it had when it stopped."""
         state = self._network.state_dict()
         for replicate, weights in self._weights.items():
             for name, tensor in weights.items():

@@ -1,4 +1,4 @@
-"""Names of target layers, as people write them: 'last', 'all', 2, 'block8+hidden1'."""
+"""Names of target layers in studies: 'last', 'all', 2, 'block8+hidden1'."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from trainables.networks import Layer
 
 
 def target_depths(target: int | str, layers: Sequence[Layer]) -> tuple[int, ...]:
-    """The depths that a target means in a network with these layers.
+    """The depths of a target in a network with these layers.
 
     Args:
         target: a depth from 1, a layer's name, several of them joined by '+', 'last' or 'all'.
         layers: of the network, in order of depth.
 
     Raises:
-        ConfigError: the network has no such layer; the message lists those it has.
+        ConfigError: the network has no such layer; the message lists its layers.
     """
     if target == "last":
         return (len(layers),)

@@ -8,72 +8,48 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainables.auxiliary import AuxiliaryTask
 from trainables.config import TrainingConfig
-from trainables.controls import Control
-from trainables.measures import accuracy, gradient_comparison, held_out_measures, weight_measures
+from trainables.measures.epoch import EpochView, measure_epoch
 from trainables.networks import ReplicatedNetwork
 from trainables.seeds import generators
 from trainables.stopping import LossStop
 from trainables.tasks import Split, Splits, Task
 
-# Training samples at most whose accuracy is held against the held-out one's.
-MOST_FOR_GAP = 10_000
-
 
 def train(
     network: ReplicatedNetwork,
-    control: Control,
+    auxiliary: AuxiliaryTask,
     splits: Splits,
     task: Task,
     config: TrainingConfig,
     seeds: Sequence[int],
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Train in place; yield after each epoch what was measured, each (R,), NaN where a measure does not apply.
+    """Train in place; yield the measures of each epoch, each (R,), NaN where a measure does not apply.
 
-    Run it to its end: a replicate that stops at `until_loss` gets the weights of that epoch back only then.
-
-    The measures are EPOCH_METRICS and `weight_std_<layer>` of every hidden layer. `train_loss` is the cross-entropy in
-    nats, averaged over the epoch's batches as they were trained; `generalization_gap` the accuracy on training samples
-    minus the held-out one, without augmentation and dropout. The self-model and the features are measured on the
-    validation split, or on the test split where there is none.
+    Run the generator to its end: only then does a replicate that stopped at `until_loss` get back its weights of that
+    epoch.
     """
     optimizer = make_optimizer(network, config)
     stop = LossStop(network, -math.inf if config.until_loss is None else config.until_loss)
-    held_out = splits.held_out
-    trained_on = splits.train.first(min(len(held_out), MOST_FOR_GAP))
-    epochs = zip(
-        sample_orders(len(splits.train), config, seeds), _augmentations(len(splits.train), task, config, seeds),
-        strict=False,
-    )  # fmt: skip
-    for epoch, (order, changes) in enumerate(epochs, 1):
+    orders = sample_orders(len(splits.train), config, seeds)
+    augmentations = _augmentations(len(splits.train), task, config, seeds)
+    for epoch, (order, changes) in enumerate(zip(orders, augmentations, strict=False), 1):
         network.train()
-        losses = _train_epoch(network, control, splits.train, task, order, changes, config.batch_size, optimizer)
+        losses = _train_epoch(network, auxiliary, splits.train, task, order, changes, config.batch_size, optimizer)
         network.eval()
-        measured = held_out_measures(network, control, held_out)
-        held_out_accuracy = measured.pop("accuracy")
-        norm_ratio, cosine = gradient_comparison(network, control, trained_on)
-        measures = {
-            "epochs_trained": torch.full_like(losses, epoch),
-            "train_loss": losses,
-            "val_accuracy": torch.full_like(losses, math.nan) if splits.validation is None else held_out_accuracy,
-            "test_accuracy": held_out_accuracy if splits.validation is None else accuracy(network, splits.test),
-            "generalization_gap": accuracy(network, trained_on) - held_out_accuracy,
-            "gradient_norm_ratio": norm_ratio,
-            "gradient_cosine": cosine,
-        }
-        measures |= measured | weight_measures(network, control)
-        yield stop.keep({name: values.detach().double().cpu().numpy() for name, values in measures.items()})
+        yield stop.keep(measure_epoch(EpochView(network, auxiliary, splits, epoch, losses)))
         if stop.all_stopped:
             break
     stop.restore()
 
 
-def loss_per_replicate(control: Control, network: ReplicatedNetwork, inputs: Tensor, labels: Tensor) -> Tensor:
-    """CE(classes) + aux_weight · auxiliary loss of inputs (R, B, …), and CE alone: (2, R)."""
-    activations = network(inputs, control.record)
+def loss_per_replicate(auxiliary: AuxiliaryTask, network: ReplicatedNetwork, inputs: Tensor, labels: Tensor) -> Tensor:
+    """CE(classes) + aux_weight · auxiliary loss, and CE alone, for inputs (R, B, …): (2, R)."""
+    activations = network(inputs, auxiliary.record)
     entropy = cross_entropy(activations.logits, labels)
-    auxiliary = control.loss(network, activations, inputs)
-    total = entropy if auxiliary is None else entropy + control.self_model.config.aux_weight * auxiliary
+    added = auxiliary.loss(network, activations, inputs)
+    total = entropy if added is None else entropy + auxiliary.weight * added
     return torch.stack([total, entropy.detach()])
 
 
@@ -96,22 +72,25 @@ def sample_orders(samples: int, config: TrainingConfig, seeds: Sequence[int]) ->
 
 def make_optimizer(network: ReplicatedNetwork, config: TrainingConfig) -> torch.optim.Optimizer:
     """The optimizer of all replicates at once."""
-    # "fused" gives the same numbers in one pass over the parameters.
+    # "fused" computes the same in one pass over the parameters.
     if config.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
-    # Momentum and sparse gradients do not go together, nor do these and fused steps.
-    # A GPU is faster at adding up a whole table than at sorting its rows; the steps are the same.
+    # PyTorch cannot combine sparse gradients with momentum or with fused steps.
+    # A GPU adds up a whole table faster than it sorts the rows of a sparse one; the steps are the same.
     on_cpu = next(network.parameters()).device.type == "cpu"
     sparse = on_cpu and config.momentum == 0 and network.use_sparse_gradients()
     return torch.optim.SGD(
-        network.parameters(), lr=config.learning_rate, momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0, fused=not sparse,
-    )  # fmt: skip
+        network.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov and config.momentum > 0,
+        fused=not sparse,
+    )
 
 
 def _train_epoch(
     network: ReplicatedNetwork,
-    control: Control,
+    auxiliary: AuxiliaryTask,
     split: Split,
     task: Task,
     order: Tensor,
@@ -130,8 +109,8 @@ def _train_epoch(
             of_batch = torch.take_along_dim(changes, indices.unsqueeze(2), dim=1)
             inputs = task.augment(inputs.flatten(0, 1), of_batch.flatten(0, 1)).view_as(inputs)
         optimizer.zero_grad(set_to_none=True)
-        losses, entropy = loss_per_replicate(control, network, inputs, split.labels[indices])
-        # The replicates share no parameter: the gradient of the sum is each one's own.
+        losses, entropy = loss_per_replicate(auxiliary, network, inputs, split.labels[indices])
+        # The replicates share no parameter: the gradient of the summed loss is that of each replicate's own loss.
         losses.sum().backward()
         optimizer.step()
         total += entropy.detach() * indices.shape[1]
@@ -139,7 +118,7 @@ def _train_epoch(
 
 
 def _augmentations(samples: int, task: Task, config: TrainingConfig, seeds: Sequence[int]) -> Iterator[Tensor | None]:
-    """For every epoch the random changes (R, n, k) of each replicate's samples, None where there are none."""
+    """For every epoch the random changes (R, n, k) of each replicate's samples; None without augmentation."""
     streams = generators(seeds, "augmentation")
     for _ in range(config.epochs):
         yield torch.stack([task.augmentation(samples, stream) for stream in streams]) if config.augment else None

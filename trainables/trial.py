@@ -1,4 +1,4 @@
-"""What one trial is: every setting that can change its result, and the key made from them."""
+"""A trial's configuration: every setting that can change its result, and the key made from the settings."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from trainables.auxiliary import ActivationTargets, get_auxiliary_task
 from trainables.config import (
     PROTOCOL_VERSION,
     NetworkConfig,
@@ -16,8 +17,7 @@ from trainables.config import (
     TrainingConfig,
     canonical,
 )
-from trainables.controls import get_control
-from trainables.networks import Layer, layers_of
+from trainables.networks import Head, Layer, layers_of
 from trainables.targets import has_target, in_words, target_depths
 from trainables.tasks import Task, get_task
 
@@ -43,7 +43,7 @@ class TrialConfig(Section):
 
     @model_validator(mode="after")
     def _task_network_and_targets_fit(self) -> Self:
-        get_control(self.self_model.control).check(self.self_model)
+        get_auxiliary_task(self.self_model.control).check(self.self_model)
         layers, depths = self.layers, self.self_model.target_depths
         if depths and depths[-1] > len(layers):
             raise ValueError(f"self_model.target_depths {list(depths)}: the network has the layers {in_words(layers)}")
@@ -64,7 +64,7 @@ class TrialConfig(Section):
         rlct: dict[str, Any] | None = None,
         observer: dict[str, Any] | None = None,
     ) -> Self:
-        """A trial with the task's recipe and the given fields replaced; its default targets are the recipe's.
+        """A trial of the task's recipe with the given fields replaced; the targets default to the recipe's.
 
         Raises:
             ConfigError: the task is unknown.
@@ -74,7 +74,7 @@ class TrialConfig(Section):
         recipe = chosen.recipe
         network_config = recipe.network_with(network or {})
         auxiliary = {"aux_weight": aux_weight} | (self_model or {})
-        if get_control(auxiliary.get("control", "none")).needs_targets(auxiliary["aux_weight"]):
+        if get_auxiliary_task(auxiliary.get("control", "none")).needs_targets(auxiliary["aux_weight"]):
             auxiliary.setdefault(
                 "target_depths", default_depths(chosen, layers_of(network_config, chosen.shape.inputs))
             )
@@ -101,11 +101,18 @@ class TrialConfig(Section):
         """
         return layers_of(self.network, get_task(self.task).shape.inputs)
 
+    def head(self, classes: int) -> Head:
+        """The outputs of the network: the classes, and the predictions of its auxiliary task."""
+        if not get_auxiliary_task(self.self_model.control).predicts:
+            return Head(classes)
+        return ActivationTargets(self.self_model, self.layers).head(classes)
+
     @property
     def observed_depths(self) -> tuple[int, ...]:
         """Depths of the layers that the observer predicts.
 
-        They are the recipe's targets, whatever the trial's own: else trials could not be compared with their baseline.
+        They are the recipe's targets in every trial, so that trials can be compared with their baseline, which has no
+        targets.
         """
         return default_depths(get_task(self.task), self.layers)
 
@@ -130,6 +137,6 @@ class TrialConfig(Section):
 
 
 def default_depths(task: Task, layers: Sequence[Layer]) -> tuple[int, ...]:
-    """The target layers of the task's recipe; the last layer in a network that does not have them."""
+    """The target layers of the task's recipe; the last layer if the network does not have them."""
     published = task.recipe.target_depth
     return target_depths(published if has_target(published, layers) else "last", layers)

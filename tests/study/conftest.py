@@ -1,4 +1,4 @@
-"""A Ray cluster that stays up, for the tests that run studies in their own process."""
+"""A Ray cluster shared by the tests that run studies in their own process."""
 
 import os
 import signal
@@ -17,13 +17,13 @@ SECONDS_TO_START = 120
 
 @dataclass(frozen=True)
 class RayCluster:
-    """A cluster of two CPUs, as `ray start` makes one: who joins it has none of his own to start."""
+    """A cluster of two CPUs, started with `ray start`: tests that join it need not start one."""
 
     folder: Path
 
     @property
     def address(self) -> str:
-        """Where it is, once it is up."""
+        """The cluster's address, once it is up."""
         file = self.folder / "ray_current_cluster"
         end = time.monotonic() + SECONDS_TO_START
         while time.monotonic() < end:
@@ -35,15 +35,26 @@ class RayCluster:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[RayCluster]:
-    """A cluster that starts while its first user still does other things."""
-    # In a folder of its own, so that nobody else on this machine takes it for his; a short one, for its sockets.
+    """A cluster that starts in the background, while its first user does other things."""
+    # In a separate folder, so that other programs on this machine do not join it; with a short path, for its sockets.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
-            [Path(sys.executable).parent / "ray", "start", "--head", "--port=0", "--num-cpus=2", "--block",
-             "--include-dashboard=false", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}"],
+            [
+                Path(sys.executable).parent / "ray",
+                "start",
+                "--head",
+                "--port=0",
+                "--num-cpus=2",
+                "--block",
+                "--include-dashboard=false",
+                "--node-ip-address=127.0.0.1",
+                f"--temp-dir={folder}",
+            ],
             env=os.environ | {"RAY_AUTH_MODE": "disabled"},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             yield RayCluster(Path(folder))
         finally:

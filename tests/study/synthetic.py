@@ -1,4 +1,4 @@
-"""A study's record with made-up values: the real record, without the hours of training."""
+"""A study's record in a real store with made-up values, without hours of training."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,12 +9,11 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from analysis.tracking import search_all_runs
-from study.outcome import Outcome, RlctOutcome
-from study.record import Record
+from study.record.outcome import Outcome, RlctOutcome
+from study.record.stores import Stores
+from study.record.writer import RecordWriter
 from study.spec import StudySpec, build_spec
-from study.stores import Stores
-from trainables.experiment import FINAL_METRICS
-from trainables.measures import EPOCH_METRICS, LAYER_WEIGHT_STD
+from trainables.measures import MEASURES, epoch_measures
 from trainables.trial import TrialConfig
 
 DIGEST = "0" * 64
@@ -27,11 +26,15 @@ def sweep_spec(
     replicates: int = 4,
     space: dict[str, Any] | None = None,
 ) -> StudySpec:
-    """A grid of one network with a hidden layer of 16 units, over the weights and what else the space names."""
+    """A grid of one network with a hidden layer of 16 units, over the weights and the other given dimensions."""
     raw = {
-        "name": name, "question": "Is it so?", "task": "digits", "sampler": "grid", "replicates": replicates,
+        "name": name,
+        "question": "Is it so?",
+        "task": "digits",
+        "sampler": "grid",
+        "replicates": replicates,
         "space": {"hidden_layers": 1, "width": 16, "aux_weight": list(weights), "target_depth": 1} | (space or {}),
-    }  # fmt: skip
+    }
     return build_spec(raw, name)
 
 
@@ -42,10 +45,10 @@ def make_outcome(
     verdict: str = "sound",
     measures: Sequence[str] | None = None,
 ) -> Outcome:
-    """A trial's end with the given values, 0.5 where none is given, for all measures or some."""
+    """A trial's outcome with the given values, otherwise 0.5, for all measures or some."""
     per_replicate = [values(config, index) for index in range(config.replicates)]
-    layers = [f"{LAYER_WEIGHT_STD}{layer.name}" for layer in config.layers]
-    names = (*EPOCH_METRICS, *layers, *FINAL_METRICS, "rlct_se") if measures is None else measures
+    every = [name for measure in MEASURES.values() for name in measure.names(config.layers)]
+    names = (*every, "rlct_chain_se") if measures is None else measures
     return Outcome(
         measurements={name: [row.get(name, 0.5) for row in per_replicate] for name in names},
         status=status,
@@ -64,20 +67,18 @@ def make_outcome(
     )
 
 
-def write_study(stores: Stores, spec: StudySpec, values: Values, folder: Path) -> Record:
-    """Write every cell of the study as finished."""
-    record = Record(stores, spec.name)
+def write_study(stores: Stores, spec: StudySpec, values: Values, folder: Path) -> RecordWriter:
+    """Write a finished trial for every point of the study."""
+    record = RecordWriter(stores, spec.name)
     record.open_study(spec, DIGEST)
     folder.mkdir(exist_ok=True)
     (folder / "history.parquet").write_bytes(b"made up")
-    for point in spec.points():
-        config = spec.trial_config(point)
-        assert config is not None
+    for _, config in spec.listed():
         key = config.key(DIGEST)
         outcome = make_outcome(config, values)
         record.start_trial(key, config)
-        at_the_end = (*FINAL_METRICS, "rlct_se")
-        epoch = {name: values for name, values in outcome.measurements.items() if name not in at_the_end}
+        of_epochs = [name for measure in epoch_measures() for name in measure.names(config.layers)]
+        epoch = {name: outcome.measurements[name] for name in of_epochs}
         record.log_epochs(key, 1, [epoch] * 2)
         record.finish_trial(key, config, outcome, folder)
     record.close_study("FINISHED")

@@ -6,11 +6,11 @@ import pytest
 import ray
 import torch
 
-from study.cluster import connect
-from study.resources import Resources
+from study.engine.ray_cluster import connect
+from study.engine.resources import Resources
 from tests.study.conftest import RayCluster
 
-BATCHES, FLOATS = 10, 2**25  # 128 MiB: more than glibc ever keeps by itself
+BATCHES, FLOATS = 10, 2**25  # 128 MiB: more than glibc keeps by default
 PAGES = 4 * FLOATS // resource.getpagesize()
 
 
@@ -38,5 +38,5 @@ def test_a_worker_does_not_take_the_memory_of_each_batch_anew_from_the_system(ra
         in_worker = ray.get(ray.remote(_page_faults).remote())
     finally:
         ray.shutdown()
-    assert here > 0.9 * BATCHES * PAGES, "without the settings every batch is taken anew"
+    assert here > 0.9 * BATCHES * PAGES, "without the settings every batch requests its memory again"
     assert in_worker < 0.5 * BATCHES * PAGES

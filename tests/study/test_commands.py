@@ -1,11 +1,12 @@
-"""What is asked of the command line before any study runs: the catalogue, and the layers of a network."""
+"""Commands used before a study runs: the catalogue, the plan, and the layers of a network."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from study import cli, commands
+from study.commands.main import main as command
+from study.commands.run import main as run
 from study.spec import named_studies, read_study
 from trainables.networks import ARCHITECTURES
 from trainables.tasks import TASKS
@@ -14,7 +15,7 @@ from trainables.tasks import TASKS
 def test_the_catalogue_has_every_study_with_its_question_and_cost_and_every_task(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(["--list"]) == 0
+    assert run(["--list"]) == 0
     printed = capfd.readouterr().out
     flowing = " ".join(printed.split())
     for name in named_studies():
@@ -45,10 +46,10 @@ def test_the_plan_of_listed_trials_names_controls_and_the_options_that_are_not_t
         training: {epochs: 3}
     """)
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["listed.yaml", "--plan"]) == 0
+    assert run(["listed.yaml", "--plan"]) == 0
     lines = [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
     for expected in (
-        # A baseline, two heads, one dropout.
+        # One baseline, two heads, one dropout.
         "trials 4, the design points",
         "control one of none, dropout",
         "aux_weight one of 0, 5, 0.5",
@@ -78,12 +79,12 @@ def layers(printed: str) -> list[tuple[str, str, str]]:
 def test_the_layers_of_a_network_are_listed_with_depth_name_and_size(
     arguments: list[str], expected: list[tuple[str, str, str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert commands.main(["layers", *arguments]) == 0
+    assert command(["layers", *arguments]) == 0
     assert layers(capfd.readouterr().out) == expected
 
 
 def test_a_residual_network_has_its_stem_eight_blocks_and_a_hidden_layer(capfd: pytest.CaptureFixture[str]) -> None:
-    assert commands.main(["layers", "cifar10"]) == 0
+    assert command(["layers", "cifar10"]) == 0
     printed = capfd.readouterr().out
     assert [name for _, name, _ in layers(printed)] == ["stem", *(f"block{n}" for n in range(1, 9)), "hidden1"]
     assert "Other architectures for cifar10: mlp, convnet" in printed
@@ -100,10 +101,10 @@ def test_a_residual_network_has_its_stem_eight_blocks_and_a_hidden_layer(capfd: 
     ],
     ids=str,
 )
-def test_a_network_that_there_is_not_is_one_message(
+def test_an_unknown_network_is_one_message(
     arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert commands.main(["layers", *arguments]) == 2
+    assert command(["layers", *arguments]) == 2
     error = capfd.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -112,7 +113,7 @@ def test_a_network_that_there_is_not_is_one_message(
 
 def test_the_help_of_layers_names_every_task_and_architecture(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        commands.main(["layers", "--help"])
+        command(["layers", "--help"])
     printed = " ".join(capfd.readouterr().out.split())
     summaries = [task.summary for task in TASKS.values()] + [network.summary for network in ARCHITECTURES.values()]
     assert all(summary in printed for summary in summaries)

@@ -23,19 +23,20 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 from rich.console import Console
 
-from study.cli import main
+from study.commands.run import main
+from study.commands.views.progress import StudyProgress
+from study.engine.execute import Execution, execute
+from study.engine.plan import Plan, make_plan
+from study.engine.resources import Resources
+from study.engine.runner import RUNNERS, Runner, make_runner
 from study.errors import StudyError
-from study.execute import execute
-from study.optuna_store import open_storage, reconcile
-from study.plan import Plan, make_plan
-from study.progress import StudyProgress
-from study.record import Record
-from study.resources import Resources
+from study.record.stores import Stores
+from study.record.writer import RecordWriter
+from study.search.store import open_storage, reconcile
 from study.spec import build_spec, read_study
-from study.stores import Stores
 from tests.study.conftest import RayCluster
 from trainables.checkpoint import load_checkpoint
-from trainables.measures import EPOCH_METRICS
+from trainables.measures import epoch_measures
 from trainables.tasks import TaskData
 
 RUN = Path(__file__).parents[2] / "study" / "run.py"
@@ -60,7 +61,7 @@ TRIALS, EPOCHS = 8, 12
 
 
 class Ran(NamedTuple):
-    """What a command left: exit code and output."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -69,7 +70,7 @@ class Ran(NamedTuple):
 
 @dataclass
 class Folder:
-    """A working directory with a study file and the entry point alone, and what running it left in ./runs."""
+    """A working directory with only a study file and the entry point, and the results of running it in ./runs."""
 
     path: Path
 
@@ -82,11 +83,15 @@ class Folder:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def run_and_kill(self, *arguments: str, at: str) -> int:
-        """Start it, kill it and Ray with it when a line begins so, as when the machine dies; the exit code."""
+        """Run until a line of output begins like this, then kill the study and Ray, as if the machine died."""
         process = subprocess.Popen(
-            self._command(*arguments), cwd=self.path, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            self._command(*arguments),
+            cwd=self.path,
+            text=True,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(at):
@@ -98,7 +103,7 @@ class Folder:
         return process.wait(timeout=60)
 
     def run_here(self, *arguments: str, interrupt_at: str | None = None) -> Ran:
-        """Run it in this process; press Ctrl-C when a line begins so."""
+        """Run the study in this process, and press Ctrl-C when a line begins like this."""
         files = [self.path / "stdout", self.path / "stderr"]
         with ExitStack() as stack:
             patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -134,7 +139,7 @@ class Folder:
 
 @contextmanager
 def ctrl_c_when(file: Path, line_start: str) -> Iterator[None]:
-    """Interrupt this process's main thread, as a terminal would, when a line of the file begins so."""
+    """Interrupt this process's main thread, as a terminal would, when a line of the file begins like this."""
     over = threading.Event()
 
     def watch() -> None:
@@ -165,6 +170,12 @@ class Story:
     at_last: Ran
 
 
+def runner_of(kind: str, stores: Stores, study: str, ray_cluster: RayCluster) -> Runner:
+    """A runner of this kind, one trial at a time; Ray's runner uses the shared cluster."""
+    address = ray_cluster.address if kind == "ray" else None
+    return make_runner(kind, Resources(address, concurrent=1), stores, study)
+
+
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, ray_cluster: RayCluster) -> Story:
     folder = Folder(tmp_path_factory.mktemp("story"))
@@ -177,7 +188,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, ray_cluster: RayCluster) -> 
     after_kill = folder.finished()
     interrupted = folder.run_here("--address", ray_cluster.address, *one_by_one, interrupt_at="[1/")
     after_interrupt, still_open = folder.finished(), len(folder.runs("attributes.status = 'RUNNING'"))
-    # Another driver, with a Ray of its own.
+    # Another driver, with another Ray.
     done = folder.run()
     assert done.code == 0, done.out + done.err
     return Story(folder, planned.out, killed, interrupted, (after_kill, after_interrupt), still_open, done)
@@ -205,7 +216,7 @@ def test_a_killed_and_an_interrupted_study_go_on_where_they_were(story: Story) -
     assert story.open_after_interrupt == 0
     finished = folder.finished()
     assert len(finished) == TRIALS
-    # Nothing that was finished has run again, or was touched.
+    # Finished trials did not run again and were not changed.
     assert after_kill.items() <= after_interrupt.items() <= finished.items()
     assert folder.runs("attributes.status = 'RUNNING'") == []
     assert TrialState.RUNNING not in [trial.state for trial in folder.optuna_study().trials]
@@ -216,13 +227,13 @@ def test_a_killed_and_an_interrupted_study_go_on_where_they_were(story: Story) -
 
 def test_an_interrupt_is_no_error_and_says_how_to_go_on(story: Story) -> None:
     assert re.search(
-        r"Interrupted\. Finished trials are kept; the same command runs the rest: python study/run.py small.yaml",
+        r"Interrupted\. Everything finished is kept; the same command does the rest: python study/run.py small.yaml",
         " ".join(story.interrupted.out.split()),
     )
     assert story.interrupted.err == ""
 
 
-def test_it_shows_progress_then_a_summary_the_places_and_the_next_commands(story: Story) -> None:
+def test_a_run_shows_progress_then_a_summary_locations_and_the_next_commands(story: Story) -> None:
     printed = story.at_last.out
     done = len(story.finished_after[1])
     remaining = TRIALS - done
@@ -235,10 +246,14 @@ def test_it_shows_progress_then_a_summary_the_places_and_the_next_commands(story
     assert len(progress) == remaining
     assert f"{TRIALS} trials; on the Pareto front" in printed
     for expected in (
-        "runs/reports/small/report.html", "runs/mlflow.db", "sqlite:///runs/optuna.db", "runs/ray/small",
-        "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db", "optuna-dashboard sqlite:///runs/optuna.db",
+        "runs/reports/small/report.html",
+        "runs/mlflow.db",
+        "sqlite:///runs/optuna.db",
+        "runs/ray/small",
+        "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db",
+        "optuna-dashboard sqlite:///runs/optuna.db",
         "-m analysis small",
-    ):  # fmt: skip
+    ):
         assert expected in printed, expected
 
 
@@ -257,7 +272,8 @@ def test_every_trial_leaves_its_artifacts(story: Story) -> None:
         local = Path(folder.client.download_artifacts(run_id, ""))
         history = pd.read_parquet(local / "history.parquet")
         assert len(history) == EPOCHS * 2
-        assert {"epoch", "replicate", "seed", *EPOCH_METRICS} <= set(history.columns)
+        names = {measure.name for measure in epoch_measures() if not measure.per_layer}
+        assert {"epoch", "replicate", "seed"} | names <= set(history.columns)
         trace = pd.read_parquet(local / "rlct" / "trace.parquet")
         assert len(trace) == 10 * 2 * 2
         assert trace["kept"].sum() == len(trace) / 2
@@ -267,7 +283,7 @@ def test_every_trial_leaves_its_artifacts(story: Story) -> None:
         run = folder.client.get_run(run_id)
         final = history[history["epoch"] == EPOCHS]
         assert run.data.metrics["weight_std"] == pytest.approx(final["weight_std"].mean())
-        # The value measured in training is that of the weights in the checkpoint.
+        # The value measured in training equals that of the weights in the checkpoint.
         head = checkpoint.network.head.weight.detach().numpy()[:, :10].reshape(2, -1)
         np.testing.assert_allclose(head.std(axis=1, ddof=1), final["weight_std"], rtol=1e-5)
         steps = [metric.step for metric in folder.client.get_metric_history(run_id, "val_accuracy")]
@@ -297,11 +313,13 @@ def test_the_resolved_spec_is_a_study_file_for_the_same_trials(story: Story, dig
     (study,) = folder.runs("tags.level = 'study'")
     spec_file = Path(folder.client.download_artifacts(study.info.run_id, "spec.yaml"))
     spec = build_spec(read_study(str(spec_file)), str(spec_file))
-    plan = make_plan(spec, digits, Record(Stores.under(folder.path / "runs"), spec.name))
+    plan = make_plan(spec, digits, RecordWriter(Stores.under(folder.path / "runs"), spec.name))
     assert (plan.done, plan.remaining) == (TRIALS, 0)
 
 
-def test_again_runs_nothing_and_more_trials_run_only_those(story: Story, ray_cluster: RayCluster) -> None:
+def test_the_same_command_runs_nothing_and_more_trials_run_only_the_new_ones(
+    story: Story, ray_cluster: RayCluster
+) -> None:
     folder = story.folder
     before = folder.finished()
     again = folder.run_here()
@@ -327,21 +345,20 @@ def test_other_settings_under_the_same_name_are_refused_before_ray_starts(
     assert "starting Ray" not in refused.out
 
 
+@pytest.mark.parametrize("kind", RUNNERS)
 def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(
-    tmp_path: Path, digits: TaskData, ray_cluster: RayCluster
+    kind: str, tmp_path: Path, digits: TaskData, ray_cluster: RayCluster
 ) -> None:
     raw = {"task": "digits", "trials": 2, "name": "failing", "replicates": 1, "sampler": "random"}
     spec = build_spec(raw | {"space": {"aux_weight": [0, 1]}}, "failing")
     # Workers refuse data of another task: every trial fails there, with an exception of its own.
-    other = TaskData(
-        "other", 10, digits.train_inputs, digits.train_labels, digits.test_inputs, digits.test_labels
-    )  # fmt: skip
+    other = TaskData("other", 10, digits.train_inputs, digits.train_labels, digits.test_inputs, digits.test_labels)
     stores = Stores.under(tmp_path / "runs")
-    record = Record(stores, spec.name)
+    record = RecordWriter(stores, spec.name)
     plan = Plan(spec, other, other.digest(), {})
+    runner = runner_of(kind, stores, spec.name, ray_cluster)
     with StudyProgress(plan, Console(file=io.StringIO())) as progress:
-        execute(plan, record, stores, Resources(ray_cluster.address), progress)
-    assert progress.failures == 2
+        assert execute(plan, record, runner, progress) == Execution(finished=0, failed=2, interrupted=False)
     client = MlflowClient(stores.tracking_uri)
     experiment = client.get_experiment_by_name("failing")
     assert experiment is not None
@@ -351,44 +368,44 @@ def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(
     assert "the trial's task is 'digits', the data's 'other'" in reason
     study = optuna.load_study(study_name="failing", storage=stores.optuna_url)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
-    assert Record(stores, spec.name).finished() == {}
+    assert RecordWriter(stores, spec.name).finished() == {}
 
 
-class _RecordThatFailsOnce(Record):
+class _RecordThatFailsOnce(RecordWriter):
     def finish_trial(self, *arguments: Any) -> None:
         raise StudyError("the record is gone")
 
 
+@pytest.mark.parametrize("kind", RUNNERS)
 def test_a_record_that_fails_stops_the_study_and_loses_nothing(
-    tmp_path: Path, digits: TaskData, ray_cluster: RayCluster
+    kind: str, tmp_path: Path, digits: TaskData, ray_cluster: RayCluster
 ) -> None:
     raw = {"task": "digits", "name": "lost", "replicates": 1, "sampler": "grid", "space": {"width": 8}}
     spec = build_spec(raw | {"training": {"epochs": 1}, "rlct": {"draws": 8}, "observer": {"epochs": 0}}, "lost")
     stores = Stores.under(tmp_path / "runs")
-    resources = Resources(ray_cluster.address, concurrent=1)
     plan = Plan(spec, digits, digits.digest(), {})
+    runner = runner_of(kind, stores, spec.name, ray_cluster)
     with (
         pytest.raises(StudyError, match="the record is gone"),
         StudyProgress(plan, Console(file=io.StringIO())) as progress,
     ):
-        execute(plan, _RecordThatFailsOnce(stores, spec.name), stores, resources, progress)
-    assert progress.ended < plan.remaining
+        execute(plan, _RecordThatFailsOnce(stores, spec.name), runner, progress)
     client = MlflowClient(stores.tracking_uri)
     experiment = client.get_experiment_by_name("lost")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert {run.data.tags["level"]: run.info.status for run in runs}["study"] == "FAILED"
     assert "RUNNING" not in {run.info.status for run in runs}
-    # Optuna has nothing as complete that the record does not have.
+    # Every trial complete in Optuna is in the record.
     study = optuna.load_study(study_name="lost", storage=stores.optuna_url)
     assert TrialState.COMPLETE not in {trial.state for trial in study.trials}
     again = reconcile(spec, open_storage(stores.optuna_url), {})
     assert len(again) > 0
-    assert {plan.key(point) for point in again} <= {plan.key(point) for point in plan.points}
+    assert set(again) <= {trial.point for trial in plan.listed}
 
 
 def test_the_entry_point_works_by_itself_in_another_folder(story: Story) -> None:
-    # It is what `ray submit` uploads to a cluster: a copy ran, and nothing else of this project lay beside it.
+    # `ray submit` uploads only this script: a copy ran, without other files of this project beside it.
     folder = story.folder.path
     assert (folder / "run.py").read_bytes() == RUN.read_bytes()
     assert not (folder / "study").exists()

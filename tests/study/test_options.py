@@ -2,11 +2,12 @@ from pathlib import Path
 
 import pytest
 
+from study.commands.help import SECTIONS
+from study.commands.options import Options, parse_options
 from study.errors import StudyError
-from study.explain import field_paths
-from study.options import Options, parse_options
-from study.space import SEARCHED, DesignPoints, IntRange, WeightRange
 from study.spec import StudySpec
+from study.spec.dimensions import SEARCHED, DesignPoints, IntRange, WeightRange
+from study.spec.explain import field_paths
 
 
 def parse(*arguments: str) -> Options:
@@ -43,10 +44,27 @@ def test_a_dimension_is_a_value_a_list_or_a_range(arguments: list[str], expected
 
 def test_words_lists_and_none_reach_the_spec() -> None:
     spec = parse(
-        "--design", "[]", "--trials", "None", "--sampler", "grid", "--space.hidden_layers", "2,3",
-        "--space.width", "8", "--space.aux_weight", "0,1", "--space.target_depth", "1+2,last",
-        "--objectives", "rlct=minimize", "--training.nesterov", "false", "--rlct.nbeta", "dataset",
-    ).spec  # fmt: skip
+        "--design",
+        "[]",
+        "--trials",
+        "None",
+        "--sampler",
+        "grid",
+        "--space.hidden_layers",
+        "2,3",
+        "--space.width",
+        "8",
+        "--space.aux_weight",
+        "0,1",
+        "--space.target_depth",
+        "1+2,last",
+        "--objectives",
+        "rlct=minimize",
+        "--training.nesterov",
+        "false",
+        "--rlct.nbeta",
+        "dataset",
+    ).spec
     assert spec.space.target_depth == ["1+2", "last"]
     assert spec.objectives == {"rlct": "minimize"}
     assert spec.training.nesterov is False
@@ -56,10 +74,22 @@ def test_words_lists_and_none_reach_the_spec() -> None:
 
 def test_controls_options_and_the_observer_reach_the_spec() -> None:
     spec = parse(
-        "mnist", "--space.control", "none,dropout", "--space.aux_weight", "0,0.5", "--observer.epochs", "2",
-        "--space.detach_targets", "true,false", "--space.target_form", "standardized",
-        "--space.head", "separate,widened", "--space.unit_weighting", "sum",
-    ).spec  # fmt: skip
+        "mnist",
+        "--space.control",
+        "none,dropout",
+        "--space.aux_weight",
+        "0,0.5",
+        "--observer.epochs",
+        "2",
+        "--space.detach_targets",
+        "true,false",
+        "--space.target_form",
+        "standardized",
+        "--space.head",
+        "separate,widened",
+        "--space.unit_weighting",
+        "sum",
+    ).spec
     assert spec.space.control == ["none", "dropout"]
     assert spec.space.detach_targets == [True, False]
     assert (spec.space.target_form, spec.space.unit_weighting) == ("standardized", "sum")
@@ -70,10 +100,12 @@ def test_controls_options_and_the_observer_reach_the_spec() -> None:
 def test_a_design_alone_can_be_given_on_the_command_line() -> None:
     blocks = '[{"control": "dropout", "aux_weight": [0.1, 0.5]}, {"aux_weight": 1, "target_depth": "hidden1"}]'
     arguments = ["mnist", "--sampler", "design", "--space.width", "8", "--space.aux_weight", "0", "--design", blocks]
-    points = list(parse(*arguments).spec.points())
+    points = [point for point, _ in parse(*arguments).spec.listed()]
     assert [(point.control, point.aux_weight, point.target_depth) for point in points] == [
-        ("dropout", 0.1, "last"), ("dropout", 0.5, "last"), ("none", 1, "hidden1"),
-    ]  # fmt: skip
+        ("dropout", 0.1, "last"),
+        ("dropout", 0.5, "last"),
+        ("none", 1, "hidden1"),
+    ]
 
 
 def test_the_data_folder_is_the_option_else_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +119,8 @@ def test_the_data_folder_is_the_option_else_the_variable(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--learning_rate", "1"], r"unknown option --learning_rate; did you mean --training.learning_rate\?"),
-        (["--replicate", "1"], r"unknown option --replicate; did you mean --replicates\?"),
+        (["--learning_rate", "1"], r"unknown option --learning_rate; did you mean '--training.learning_rate'\?"),
+        (["--replicate", "1"], r"unknown option --replicate; did you mean '--replicates'\?"),
         (["--replicates", "many"], r"replicates: .*got 'many'"),
         (["--concurrent", "0"], r"--concurrent: must be a whole number, 1 or more, got 0"),
         (["--concurrent", "many"], r"--concurrent: must be a whole number, 1 or more, got many"),
@@ -102,10 +134,63 @@ def test_a_wrong_command_line_is_one_clear_error(arguments: list[str], message: 
         parse(*arguments)
 
 
-def test_help_documents_every_field_with_its_value_in_the_study(capsys: pytest.CaptureFixture[str]) -> None:
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit):
-        parse_options(["mnist", "--help"])
-    text = capsys.readouterr().out
+        parse_options(list(arguments))
+    return capsys.readouterr().out
+
+
+def test_help_fits_a_screen_and_names_every_section(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = help_of(capsys, "--help").splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 110
+    for section in SECTIONS:
+        assert any(line.startswith(f"  {section} ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "others"),
+    [
+        ("study", ["--replicates", "--objectives", "--plan"], ["--space.width", "--training.epochs", "--store"]),
+        ("space", ["--space.width", "RANGE of whole numbers"], ["--replicates", "--training.epochs"]),
+        ("training", ["--training.epochs", "(mnist: 50)"], ["--rlct.draws", "--replicates"]),
+        ("rlct", ["--rlct.draws", "(mnist: 1000)"], ["--training.epochs"]),
+        ("observer", ["--observer.epochs"], ["--training.epochs"]),
+        ("where", ["--store", "--tracking-uri"], ["--address"]),
+        ("how", ["--runner", "--address", "--gpus-per-trial"], ["--store"]),
+        ("values", ["LIST", "RANGE of aux_weight"], ["--store", "--replicates"]),
+    ],
+)
+def test_help_of_a_section_shows_its_options_and_no_others(
+    section: str, options: list[str], others: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_of(capsys, "mnist", "--help", section)
+    assert all(option in text for option in options)
+    assert not any(f"  {option} " in text for option in others)
+
+
+def test_help_may_stand_on_either_side_of_the_study_and_take_its_section_with_an_equals_sign(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert help_of(capsys, "--help", "mnist") == help_of(capsys, "mnist", "--help") == help_of(capsys, "-h")
+    assert help_of(capsys, "mnist", "--help=space") == help_of(capsys, "mnist", "--help", "space")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--help", "trainig"], "--help trainig: no such section; did you mean 'training'"),
+        (["--help", "minst"], "--help minst: no such section; did you mean 'mnist'"),
+        (["minst", "--help"], "study 'minst' is unknown"),
+    ],
+)
+def test_help_on_something_unknown_is_one_clear_error(arguments: list[str], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        parse(*arguments)
+
+
+def test_all_help_documents_every_field_with_its_value_in_the_study(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys, "mnist", "--help-all")
     sections = ("space", "training", "rlct", "observer")
     for path in field_paths(StudySpec):
         if path not in sections and not path.startswith(("design.", "space.")):

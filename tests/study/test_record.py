@@ -18,15 +18,14 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-import study.record
+import study.record.protocol
 from study.errors import StudyError
-from study.record import Record
+from study.record.stores import Stores
+from study.record.writer import RecordWriter
 from study.spec import build_spec
-from study.stores import Stores
 from tests.study.synthetic import DIGEST, falling, make_outcome, runs_of, sweep_spec, write_study
 from trainables.config import PROTOCOL_VERSION
-from trainables.experiment import FINAL_METRICS
-from trainables.measures import EPOCH_METRICS
+from trainables.measures import MEASURES
 
 
 class Server(NamedTuple):
@@ -52,11 +51,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-         "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "artifacts")],
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            f"sqlite:///{folder}/server.db",
+            "--artifacts-destination",
+            str(folder / "artifacts"),
+        ],
         env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     yield Server(f"http://127.0.0.1:{port}", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -74,13 +89,13 @@ def stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Stores:
     """A store in which a study was begun."""
     stores = Stores.under(tmp_path_factory.mktemp("begun"))
-    Record(stores, "made-up").open_study(sweep_spec(), DIGEST)
+    RecordWriter(stores, "made-up").open_study(sweep_spec(), DIGEST)
     return stores
 
 
 @pytest.fixture
 def study_name(request: pytest.FixtureRequest) -> str:
-    """A name of its own for every test: the stores are shared."""
+    """A separate name for every test: the stores are shared."""
     return re.sub(r"\W+", "-", str(request.node.name)).strip("-")
 
 
@@ -100,14 +115,17 @@ def test_the_record_is_the_documented_one(stores: Stores, tmp_path: Path, study_
     assert study_run.data.tags["question"] == "Is it so?"
     assert study_run.data.tags["validation_split"] == "20% of the training data, stratified"
     assert {"git_commit", "data_digest", "version.torch", "version.ray", "protocol"} <= study_run.data.tags.keys()
-    assert [artifact.path for artifact in client.list_artifacts(study_run.info.run_id)] == ["spec.yaml"]
+    assert [artifact.path for artifact in client.list_artifacts(study_run.info.run_id)] == [
+        "description.json",
+        "spec.yaml",
+    ]
 
     trial = next(run for run in by_level["trial"] if run.data.params["aux_weight"] == "5.0")
     assert trial.data.tags["mlflow.parentRunId"] == study_run.info.run_id
-    config = next(c for p in spec.points() if (c := spec.trial_config(p)) and c.self_model.aux_weight == 5)
+    config = next(config for _, config in spec.listed() if config.self_model.aux_weight == 5)
     assert trial.data.params == {name: str(value) for name, value in config.flat().items()}
     assert {"trial_key", "task", "status_detail", "rlct_verdict", "git_commit"} <= trial.data.tags.keys()
-    for name in (*EPOCH_METRICS, "weight_std_hidden1", *FINAL_METRICS):
+    for name in (name for measure in MEASURES.values() for name in measure.names(config.layers)):
         assert name in trial.data.metrics
         assert f"{name}_se" in trial.data.metrics
     outcome = make_outcome(config, falling)
@@ -127,15 +145,14 @@ def test_the_record_is_the_documented_one(stores: Stores, tmp_path: Path, study_
 
 def test_only_a_trial_that_was_closed_counts_as_finished(stores: Stores, study_name: str) -> None:
     spec = sweep_spec(name=study_name, weights=(0, 5))
-    record = Record(stores, spec.name)
+    record = RecordWriter(stores, spec.name)
     record.open_study(spec, DIGEST)
-    config = spec.trial_config(next(spec.points()))
-    assert config is not None
+    _, config = next(spec.listed())
     key = config.key(DIGEST)
     record.start_trial(key, config)
     assert record.finished() == {}
-    # As after the death of the driver: another one opens the study.
-    again = Record(stores, spec.name)
+    # As after the death of a driver: another driver opens the study.
+    again = RecordWriter(stores, spec.name)
     again.open_study(spec, DIGEST)
     assert [run.info.status for run in runs_of(stores, spec.name, "tags.level = 'trial'")] == ["KILLED"]
     assert len(runs_of(stores, spec.name, "tags.level = 'study'")) == 1
@@ -143,10 +160,9 @@ def test_only_a_trial_that_was_closed_counts_as_finished(stores: Stores, study_n
 
 def test_a_failed_trial_keeps_its_reason(stores: Stores, study_name: str) -> None:
     spec = sweep_spec(name=study_name, weights=(0, 5))
-    record = Record(stores, spec.name)
+    record = RecordWriter(stores, spec.name)
     record.open_study(spec, DIGEST)
-    config = spec.trial_config(next(spec.points()))
-    assert config is not None
+    _, config = next(spec.listed())
     record.start_trial("some-key", config)
     record.fail_trial("some-key", "Traceback: no memory left")
     (run,) = runs_of(stores, spec.name, "tags.level = 'trial'")
@@ -159,7 +175,7 @@ def test_a_study_that_goes_on_with_other_settings_is_refused_with_what_differs(b
     spec = sweep_spec()
     other = build_spec(spec.model_dump() | {"trials": None, "replicates": 7, "training": {"epochs": 9}}, "other")
     with pytest.raises(StudyError, match="begun with other settings") as caught:
-        Record(begun, spec.name).check_protocol(other, DIGEST)
+        RecordWriter(begun, spec.name).check_protocol(other, DIGEST)
     assert "replicates: 4 then, 7 now" in str(caught.value)
     assert "training.epochs: 60 then, 9 now" in str(caught.value)
     assert "--name made-up-2" in str(caught.value)
@@ -168,38 +184,47 @@ def test_a_study_that_goes_on_with_other_settings_is_refused_with_what_differs(b
 def test_a_study_may_grow_by_weights_and_change_its_question(begun: Stores) -> None:
     spec = sweep_spec()
     larger = sweep_spec(weights=(0, 1, 2, 5, 10, 20, 50))
-    Record(begun, spec.name).check_protocol(larger.model_copy(update={"question": "And now?"}), DIGEST)
+    RecordWriter(begun, spec.name).check_protocol(larger.model_copy(update={"question": "And now?"}), DIGEST)
 
 
 def test_other_data_is_another_study(begun: Stores) -> None:
     spec = sweep_spec()
     with pytest.raises(StudyError, match="data_digest"):
-        Record(begun, spec.name).check_protocol(spec, "1" * 64)
+        RecordWriter(begun, spec.name).check_protocol(spec, "1" * 64)
 
 
 def test_another_version_of_the_protocol_is_another_study(begun: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = sweep_spec()
-    monkeypatch.setattr(study.record, "PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
+    monkeypatch.setattr(study.record.protocol, "PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
     with pytest.raises(StudyError, match=f"protocol_version: {PROTOCOL_VERSION} then, {PROTOCOL_VERSION + 1} now"):
-        Record(begun, spec.name).check_protocol(spec, DIGEST)
+        RecordWriter(begun, spec.name).check_protocol(spec, DIGEST)
 
 
 def test_looking_at_an_empty_store_creates_nothing(tmp_path: Path) -> None:
-    record = Record(Stores.under(tmp_path / "store"), "any")
+    record = RecordWriter(Stores.under(tmp_path / "store"), "any")
     assert record.finished() == {}
     assert not (tmp_path / "store").exists()
+
+
+def test_a_local_store_is_asked_for_a_study_before_mlflow_is(begun: Stores, tmp_path: Path) -> None:
+    assert begun.may_have("made-up")
+    assert not begun.may_have("another")
+    assert not Stores.under(tmp_path / "nothing").may_have("made-up")
+    assert Stores.under(tmp_path, tracking_uri="http://127.0.0.1:9").may_have("made-up")
+    (tmp_path / "mlflow.db").write_text("no database")
+    assert Stores.under(tmp_path).may_have("made-up"), "MLflow says what is wrong with it"
 
 
 def test_a_server_that_cannot_be_reached_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(StudyError, match=r"http://127.0.0.1:9 cannot be used.*finished trials are kept"):
-        Record(Stores.under(tmp_path, tracking_uri="http://127.0.0.1:9"), "any")
+        RecordWriter(Stores.under(tmp_path, tracking_uri="http://127.0.0.1:9"), "any")
 
 
-def test_a_database_that_is_none_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is not a database, whatever its name says" * 100)
     with pytest.raises(StudyError, match=r"mlflow.db cannot be used"):
-        Record(Stores.under(tmp_path), "any")
+        RecordWriter(Stores.under(tmp_path), "any")
 
 
 def test_a_store_that_cannot_be_created_is_one_clear_error(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from mlflow.tracking import MlflowClient
 
 from analysis import AnalysisError, read_record
 from analysis.__main__ import main as analyse
-from study.commands import main
-from study.record import Record
-from study.stores import Stores
+from study.commands.main import main
+from study.record.stores import Stores
+from study.record.writer import RecordWriter
 from tests.study.conftest import RayCluster
 from tests.study.synthetic import DIGEST, falling, runs_of, sweep_spec, write_study
 from tests.study.trained import trained_spec, write_trained_study
@@ -26,10 +26,10 @@ GRID = ["--step_size", "1e-3,2e-3", "--localization", "30,100", "--draws", "60",
 
 @dataclass
 class Story:
-    """Five trained trials, one checkpoint damaged; calibrated; the checkpoint restored; estimated with one settings."""
+    """Five trained trials: calibrated with one damaged checkpoint; then, with it restored, estimated again."""
 
     stores: Stores
-    before: pd.DataFrame  # replicates, as the study left them
+    before: pd.DataFrame  # replicates after the study
     calibrated: tuple[int, str]  # exit code and output
     estimated: tuple[int, str]
     again: tuple[int, str]
@@ -73,11 +73,14 @@ def test_a_calibration_judges_every_settings_of_the_grid(story: Story) -> None:
     _, printed = story.calibrated
     table = pd.read_csv(story.stores.report_folder("small") / "rlct-calibration" / "settings.csv")
     assert sorted(zip(table["step_size"], table["localization"], strict=True)) == [
-        (1e-3, 30.0), (1e-3, 100.0), (2e-3, 30.0), (2e-3, 100.0),
-    ]  # fmt: skip
-    # The study's own settings are the reference: the same order as itself.
-    own = table[(table["step_size"] == 1e-3) & (table["localization"] == 30.0)].iloc[0]
-    assert own["tau"] == 1.0
+        (1e-3, 30.0),
+        (1e-3, 100.0),
+        (2e-3, 30.0),
+        (2e-3, 100.0),
+    ]
+    # The study's own settings are the reference, and agree with themselves.
+    reference = table[(table["step_size"] == 1e-3) & (table["localization"] == 30.0)].iloc[0]
+    assert reference["tau"] == 1.0
     assert (table["networks"] == 8).all()
     assert "of 4 settings are stable." in printed
     assert "Kendall's τ" in printed or "another seed" in printed
@@ -106,7 +109,7 @@ def test_a_damaged_checkpoint_fails_its_own_estimates_and_no_others(story: Story
 def test_what_is_estimated_already_is_not_estimated_again(story: Story) -> None:
     code, printed = story.estimated
     assert code == 0, printed
-    # The calibration had four of them; the fifth trial's checkpoint is whole again.
+    # The calibration made four of the estimates; the fifth trial's checkpoint is restored.
     assert "4 of 5 estimates are there already, 1 to do." in printed
     code, printed = story.again
     assert code == 0
@@ -120,7 +123,7 @@ def test_estimates_stand_beside_the_trials_own_which_stay_as_they_are(story: Sto
     assert again.rlct_settings["step_size"] == "0.002"
     assert again.replicates["rlct"].notna().all()
     assert not np.isclose(again.replicates["rlct"], story.before["rlct"]).any()
-    other = ["rlct", "rlct_se", "rlct_verdict"]
+    other = ["rlct", "rlct_chain_se", "rlct_verdict"]
     pd.testing.assert_frame_equal(again.replicates.drop(columns=other), story.before.drop(columns=other))
 
 
@@ -171,11 +174,11 @@ def test_a_plan_estimates_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rlct"], "unknown command 'rlct'. Did you mean 'rlct calibrate' or 'rlct estimate'?"),
-        (["rlct", "calibrat", "small"], "Did you mean 'rlct calibrate'?"),
+        (["rlct"], "unknown command 'rlct': did you mean 'rlct calibrate' or 'rlct estimate'?"),
+        (["rlct", "calibrat", "small"], "did you mean 'rlct calibrate'?"),
         (["rlct", "estimate", "other"], "has no study 'other'"),
         (["rlct", "estimate", "small", "--draws", "4"], "draws: should be greater than or equal to 8, got '4'"),
-        (["rlct", "estimate", "small", "--drafts", "4"], "unknown option --drafts; did you mean --draws?"),
+        (["rlct", "estimate", "small", "--drafts", "4"], "unknown option --drafts; did you mean '--draws'?"),
         (
             ["rlct", "calibrate", "small", "--localization", "1,-1"],
             "localization: should be greater than or equal to 0",
@@ -189,9 +192,9 @@ def test_a_plan_estimates_nothing(
 def test_a_mistake_is_one_message_before_ray_starts(
     story: Story, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("study.estimation.connect", lambda resources: pytest.fail("Ray was started"), raising=True)
-    places = ["--store", str(story.stores.root)] if len(arguments) > 2 else []
-    assert main([*arguments, *places]) == 2
+    monkeypatch.setattr("study.engine.ray_cluster.ray.init", lambda **_: pytest.fail("Ray was started"))
+    locations = ["--store", str(story.stores.root)] if len(arguments) > 2 else []
+    assert main([*arguments, *locations]) == 2
     printed = capfd.readouterr().err
     assert printed.startswith("error: ")
     assert message in printed
@@ -200,36 +203,16 @@ def test_a_mistake_is_one_message_before_ray_starts(
 def test_checkpoints_of_other_code_are_refused_with_what_differs(
     story: Story, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trainables.checkpoint.code_digest", lambda network: "f" * 64)
-    monkeypatch.setattr("study.estimation.connect", lambda resources: None)
-    monkeypatch.setattr("study.estimation.ray", _NoRay())
-    assert main(["rlct", "estimate", "small", "--store", str(story.stores.root), "--seed", "5"]) == 2
-    assert "does not belong to what is here (code of the network: " in capfd.readouterr().err
-
-
-class _NoRay:
-    """Enough of Ray to come to the first checkpoint."""
-
-    def put(self, value: object) -> object:
-        return value
-
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
-
-    def remote(self, function: object) -> "_NoRay":
-        return self
-
-    def options(self, **options: object) -> "_NoRay":
-        return self
-
-    def shutdown(self) -> None:
-        pass
+    monkeypatch.setattr("trainables.checkpoint.code_digest", lambda architecture, network: "f" * 64)
+    arguments = ["--store", str(story.stores.root), "--seed", "5", "--runner", "local"]
+    assert main(["rlct", "estimate", "small", *arguments]) == 2
+    assert "does not fit the code and data here (code of the network: " in capfd.readouterr().err
 
 
 def test_a_study_of_other_data_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     stores = Stores.under(tmp_path / "runs")
     spec = sweep_spec(weights=(0,), replicates=1)
     write_study(stores, spec, falling, tmp_path / "files")
-    assert Record(stores, "made-up").spec() == spec
+    assert RecordWriter(stores, "made-up").spec() == spec
     assert main(["rlct", "estimate", "made-up", "--store", str(stores.root)]) == 2
     assert f"data_digest: '{DIGEST}' then" in capfd.readouterr().err

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from optuna.distributions import check_distribution_compatibility
 from optuna.samplers import RandomSampler
 
-from study.sampling import distributions, point_as_params, suggest_point
+from study.search.parameters import distributions, point_as_params, suggest_point
 from study.spec import Point, StudySpec, build_spec
-from trainables.controls import CONTROLS
+from trainables.auxiliary import AUXILIARY_TASKS
 
 TARGETS = {1: 1, 2: 2, "last": 1, "all": 1, "1+2": 2, "hidden1": 1, "hidden2": 2, "hidden1+hidden3": 3}
 
@@ -35,11 +35,11 @@ def dimensions(draw: st.DrawFn, in_every_network: bool) -> dict[str, Any]:
     lists = {
         "hidden_layers": depths,
         "width": some_of(8, 16),
-        "control": some_of(*CONTROLS),
+        "control": some_of(*AUXILIARY_TASKS),
         "aux_weight": some_of(0.0, 0.1, 0.5, 0.9),
         "target_depth": some_of(*(target for target, deepest in TARGETS.items() if deepest <= reach)),
         "detach_targets": detached,
-        # No gradient passes a sign.
+        # No gradient passes through a sign.
         "target_form": some_of("raw", "standardized", *(["sign"] if all(detached) else [])),
         "unit_weighting": some_of("mean", "sum"),
         "head": some_of("widened", "separate"),
@@ -77,7 +77,7 @@ def make_spec(**fields: Any) -> StudySpec:
 
 
 def chosen_by(params: dict[str, Any], spec: StudySpec) -> Point:
-    """What Optuna's parameters choose; a value that its distribution does not have is an error."""
+    """The point that Optuna's parameters choose; a value outside its distribution is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return suggest_point(optuna.trial.FixedTrial(params), spec)
@@ -86,7 +86,7 @@ def chosen_by(params: dict[str, Any], spec: StudySpec) -> Point:
 @settings(max_examples=60, deadline=None)
 @given(spec=listed_studies())
 def test_the_parameters_of_a_listed_point_choose_its_trial(spec: StudySpec) -> None:
-    for point in spec.points():
+    for point, _ in spec.listed():
         assert spec.trial_config(chosen_by(point_as_params(point, spec), spec)) == spec.trial_config(point)
 
 
@@ -96,17 +96,17 @@ def test_the_parameters_of_a_sampled_point_choose_it_again(spec: StudySpec, seed
     trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
     point = suggest_point(trial, spec)
     params = point_as_params(point, spec)
-    assert trial.params.items() <= params.items(), "what Optuna chose is what the point says"
+    assert trial.params.items() <= params.items(), "Optuna chose the values of the point"
     assert chosen_by(params, spec) == point
-    assert spec.trial_config(point) is not None, "the search chooses only what there is"
+    assert spec.trial_config(point) is not None, "the search chooses only targets that exist"
 
 
 @settings(max_examples=30, deadline=None)
 @given(spec=listed_studies())
-def test_what_the_points_ask_of_optuna_is_known_beforehand_and_the_same_at_every_point(spec: StudySpec) -> None:
+def test_the_parameters_of_listed_points_are_known_beforehand_and_the_same_at_every_point(spec: StudySpec) -> None:
     known = distributions(spec)
     study = optuna.create_study(sampler=RandomSampler(seed=0))
-    for point in spec.points():
+    for point, _ in spec.listed():
         study.enqueue_trial(point_as_params(point, spec))
         trial = study.ask()
         suggest_point(trial, spec)
@@ -115,10 +115,10 @@ def test_what_the_points_ask_of_optuna_is_known_beforehand_and_the_same_at_every
 
 @settings(max_examples=30, deadline=None)
 @given(spec=searched_studies(), seed=st.integers(0, 1000))
-def test_what_a_search_asks_of_optuna_goes_together_in_every_trial(spec: StudySpec, seed: int) -> None:
+def test_the_parameters_of_a_search_have_the_same_distributions_in_every_trial(spec: StudySpec, seed: int) -> None:
     known = distributions(spec)
     trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
     suggest_point(trial, spec)
     for name, distribution in trial.distributions.items():
-        # What is asked for once in a hundred trials may be unknown.
+        # A parameter that occurs once in a hundred trials may be unknown.
         check_distribution_compatibility(known.get(name, distribution), distribution)

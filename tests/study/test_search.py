@@ -6,13 +6,12 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from ray.tune.search import Searcher
 
 from study.errors import StudyError
-from study.optuna_store import open_storage, reconcile
-from study.outcome import Outcome
-from study.record import FinishedTrial
-from study.search import StudySearch
+from study.record.outcome import Outcome
+from study.record.reader import FinishedTrial
+from study.search.search import Search, Suggestion
+from study.search.store import open_storage, reconcile
 from study.spec import Point, StudySpec, build_spec
 from tests.study.synthetic import DIGEST, falling, make_outcome
 from trainables.trial import TrialConfig
@@ -20,41 +19,47 @@ from trainables.trial import TrialConfig
 # TPE chooses at random for the first ten.
 TRIALS = 20
 # Optuna's database takes a while to write each one.
-MEASURES = ("val_accuracy", "test_accuracy", "weight_std", "rlct", "rlct_se")
+MEASURES = ("val_accuracy", "test_accuracy", "weight_std", "rlct", "rlct_chain_se")
 
 
 def make_spec(**changes: Any) -> StudySpec:
     raw: dict[str, Any] = {
-        "name": "searched", "task": "digits", "trials": TRIALS, "replicates": 2,
+        "name": "searched",
+        "task": "digits",
+        "trials": TRIALS,
+        "replicates": 2,
         "space": {
-            "hidden_layers": {"low": 1, "high": 3}, "width": [8, 16], "target_depth": "any",
+            "hidden_layers": {"low": 1, "high": 3},
+            "width": [8, 16],
+            "target_depth": "any",
             "aux_weight": {"low": 0.1, "high": 20},
         },
         "design": [{"hidden_layers": 2, "width": 8, "aux_weight": [0, 1, 10], "target_depth": 1}],
-    }  # fmt: skip
+    }
     return build_spec(raw | changes, "searched")
 
 
 def make_search(
     spec: StudySpec, folder: Path, taken: tuple[str, ...] = (), points: Iterable[Point] | None = None
-) -> StudySearch:
+) -> Search:
     storage = open_storage(f"sqlite:///{folder}/optuna.db")
-    return StudySearch(spec, DIGEST, storage, spec.points() if points is None else points, taken)
+    listed = [point for point, _ in spec.listed()] if points is None else points
+    return Search(spec, DIGEST, storage, listed, taken)
 
 
-def run(search: StudySearch, trials: int) -> list[TrialConfig]:
-    """Suggest and complete one after the other; what was suggested."""
-    configs = []
-    for number in range(trials):
-        suggestion = search.suggest(str(number))
-        if suggestion == Searcher.FINISHED:
-            break
-        assert isinstance(suggestion, dict)
-        config = TrialConfig(**suggestion["trial"])
-        configs.append(config)
-        outcome = make_outcome(config, falling, measures=MEASURES)
-        search.on_trial_complete(str(number), {"outcome": outcome.to_json()})
-        search.tell(str(number), outcome)
+def ask(search: Search) -> Suggestion:
+    """The next suggestion, which must exist."""
+    suggestion = search.ask()
+    assert suggestion is not None
+    return suggestion
+
+
+def run(search: Search, trials: int) -> list[TrialConfig]:
+    """Suggest and complete trials one after the other; return their configurations."""
+    configs: list[TrialConfig] = []
+    while len(configs) < trials and (suggestion := search.ask()) is not None:
+        configs.append(suggestion.config)
+        search.tell(suggestion, make_outcome(suggestion.config, falling, measures=MEASURES))
     return configs
 
 
@@ -79,7 +84,7 @@ def test_design_points_come_first_then_the_sampler_and_no_trial_twice(sampler: s
         assert depths == () if weight == 0 else len(depths) == 1
         assert all(1 <= depth <= config.network.hidden_layers for depth in depths)
         assert config.network.width in (8, 16)
-    assert len(load(tmp_path).trials) == TRIALS, "nothing was asked for in vain"
+    assert len(load(tmp_path).trials) == TRIALS, "no suggestion was a duplicate"
     # The search uses what the space offers.
     assert {config.network.hidden_layers for config in configs} == {1, 2, 3}
     assert sum(config.self_model.aux_weight == 0 for config in configs) >= 2
@@ -113,30 +118,28 @@ def test_a_collapsed_network_is_complete_but_not_on_the_front_unless_only_the_te
     spec = make_spec(objectives=objectives, training={"validation_fraction": validation_fraction})
     search = make_search(spec, tmp_path)
     for number, status in enumerate(("ok", "collapsed")):
-        suggestion = search.suggest(str(number))
-        assert isinstance(suggestion, dict)
+        suggestion = ask(search)
 
         def values(config: TrialConfig, index: int, number: int = number) -> dict[str, float]:
             return {"weight_std": 1.0 - number, "rlct": 1.0 - number if validation_fraction else 1.0 + number}
 
-        search.tell(str(number), make_outcome(TrialConfig(**suggestion["trial"]), values, status))
+        search.tell(suggestion, make_outcome(suggestion.config, values, status))
     study = load(tmp_path)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     assert [trial.number for trial in study.best_trials] == front
 
 
 def test_a_diverged_network_is_off_the_front_with_no_validation_split_too(tmp_path: Path) -> None:
-    # The training loss says so; the test split has no part in it.
+    # The training loss shows it; the test split is not used.
     spec = make_spec(objectives={"weight_std": "minimize"}, training={"validation_fraction": 0.0})
     search = make_search(spec, tmp_path)
     for number, status in enumerate(("ok", "diverged")):
-        suggestion = search.suggest(str(number))
-        assert isinstance(suggestion, dict)
+        suggestion = ask(search)
 
         def values(config: TrialConfig, index: int, number: int = number) -> dict[str, float]:
             return {"weight_std": 1.0 - number}
 
-        search.tell(str(number), make_outcome(TrialConfig(**suggestion["trial"]), values, status))
+        search.tell(suggestion, make_outcome(suggestion.config, values, status))
     assert [trial.number for trial in load(tmp_path).best_trials] == [0]
 
 
@@ -147,28 +150,25 @@ def test_a_diverged_network_is_off_the_front_with_no_validation_split_too(tmp_pa
         ({"weight_std": "minimize", "val_accuracy": "maximize"}, [1]),
     ],
 )
-def test_an_rlct_that_is_none_keeps_a_trial_off_the_front_that_counts_it(
+def test_an_unusable_rlct_keeps_a_trial_off_a_front_with_the_rlct(
     objectives: dict[str, str], front: list[int], tmp_path: Path
 ) -> None:
     search = make_search(make_spec(objectives=objectives), tmp_path)
     for number, verdict in enumerate(("sound", "not_a_minimum")):
-        suggestion = search.suggest(str(number))
-        assert isinstance(suggestion, dict)
+        suggestion = ask(search)
 
         def values(config: TrialConfig, index: int, number: int = number) -> dict[str, float]:
             return {"weight_std": 1.0 - number / 2, "rlct": 5.0 - 9 * number}
 
-        search.tell(str(number), make_outcome(TrialConfig(**suggestion["trial"]), values, verdict=verdict))
+        search.tell(suggestion, make_outcome(suggestion.config, values, verdict=verdict))
     assert [trial.number for trial in load(tmp_path).best_trials] == front
 
 
-def test_a_grid_runs_its_cells_and_stops(tmp_path: Path) -> None:
+def test_a_grid_runs_its_points_and_stops(tmp_path: Path) -> None:
     space = {"hidden_layers": [1, 2], "width": 8, "aux_weight": [0, 1], "target_depth": [1, 2]}
     spec = make_spec(sampler="grid", trials=None, design=[], space=space)
     configs = run(make_search(spec, tmp_path), 99)
-    assert [c.key(DIGEST) for c in configs] == [
-        config.key(DIGEST) for point in spec.points() if (config := spec.trial_config(point))
-    ]
+    assert configs == [config for _, config in spec.listed()]
     # A later, larger grid goes on in the same Optuna study.
     larger = make_spec(sampler="grid", trials=None, design=[], space=space | {"aux_weight": [0, 1, 50]})
     added = run(make_search(larger, tmp_path, taken=tuple(config.key(DIGEST) for config in configs)), 99)
@@ -177,7 +177,7 @@ def test_a_grid_runs_its_cells_and_stops(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_every_place_of_a_finite_space_is_found_and_then_the_search_ends(sampler: str, tmp_path: Path) -> None:
+def test_every_point_of_a_finite_space_is_found_and_then_the_search_ends(sampler: str, tmp_path: Path) -> None:
     space = {"hidden_layers": [1, 2], "width": [8, 16], "aux_weight": [0, 1], "target_depth": "any"}
     spec = make_spec(design=[], space=space, sampler=sampler, trials=10)
     configs = run(make_search(spec, tmp_path), 99)
@@ -194,22 +194,31 @@ def test_a_design_alone_runs_exactly_its_points_and_stops(tmp_path: Path) -> Non
         {"hidden_layers": 1, "width": 8, "aux_weight": [0, 0.5], "target_depth": 1, "control": "dropout"},
         {"hidden_layers": 3, "width": 8, "aux_weight": 0.5, "target_depth": "all", "control": "activation_penalty"},
         {"hidden_layers": 1, "width": 8, "aux_weight": 0, "target_depth": 1, "control": "extra_outputs"},
-        {"hidden_layers": 2, "width": 8, "aux_weight": 2, "target_depth": 1, "control": "noise_targets",
-         "target_form": ["standardized", "sign"], "unit_weighting": "sum"},
-    ]  # fmt: skip
+        {
+            "hidden_layers": 2,
+            "width": 8,
+            "aux_weight": 2,
+            "target_depth": 1,
+            "control": "noise_targets",
+            "target_form": ["standardized", "sign"],
+            "unit_weighting": "sum",
+        },
+    ]
     spec = make_spec(sampler="design", trials=None, design=blocks)
-    listed = [config for point in spec.points() if (config := spec.trial_config(point))]
-    # A dropout of 0 is the first one.
+    listed = [config for _, config in spec.listed()]
+    # A dropout of 0 is the first trial again.
     assert len(listed) == 2 + 2 + 1 + 1 + 1 + 2
     search = make_search(spec, tmp_path)
     assert run(search, 4) == listed[:4]
-    # One was running when the driver died; another driver begins with it.
-    interrupted = search.suggest("in flight")
-    assert isinstance(interrupted, dict)
+    # One trial was running when the driver died; the next driver begins with it.
+    interrupted = ask(search)
     again = reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {})
-    assert [spec.trial_config(point) for point in again] == [listed[4]] == [TrialConfig(**interrupted["trial"])]
+    assert [spec.trial_config(point) for point in again] == [listed[4]] == [interrupted.config]
     taken = tuple(config.key(DIGEST) for config in listed[:4])
-    assert run(make_search(spec, tmp_path, taken, points=[*again, *spec.points()]), 99) == listed[4:]
+    assert (
+        run(make_search(spec, tmp_path, taken, points=[*again, *(point for point, _ in spec.listed())]), 99)
+        == listed[4:]
+    )
     complete = load(tmp_path).get_trials(states=(TrialState.COMPLETE,))
     assert [trial.user_attrs["control"] for trial in complete] == [config.self_model.control for config in listed]
 
@@ -217,15 +226,19 @@ def test_a_design_alone_runs_exactly_its_points_and_stops(tmp_path: Path) -> Non
 def test_a_search_chooses_among_controls_and_each_has_what_it_is(tmp_path: Path) -> None:
     controls = ["none", "dropout", "activation_penalty", "extra_outputs"]
     space = {
-        "hidden_layers": 2, "width": 8, "control": controls,
-        "aux_weight": {"low": 0.1, "high": 0.9}, "target_depth": "any", "head": ["widened", "separate"],
-    }  # fmt: skip
+        "hidden_layers": 2,
+        "width": 8,
+        "control": controls,
+        "aux_weight": {"low": 0.1, "high": 0.9},
+        "target_depth": "any",
+        "head": ["widened", "separate"],
+    }
     spec = make_spec(sampler="random", design=[], space=space)
     configs = run(make_search(spec, tmp_path), TRIALS)
     assert len({config.key(DIGEST) for config in configs}) == len(configs) == TRIALS
     models = [config.self_model for config in configs]
     assert {model.control for model in models} == set(controls)
-    # A baseline is one trial, whatever control it was to be; so are the extra outputs of one layer and head.
+    # The baseline is one trial for all controls; so are the extra outputs of one layer and head for all weights.
     assert [model.control for model in models if model.aux_weight == 0].count("none") == 1
     assert sum(model.control == "extra_outputs" for model in models) <= 4
     heads = {(model.control, model.head) for model in models if model.aux_weight > 0}
@@ -241,22 +254,26 @@ def test_a_grid_in_which_a_network_lacks_the_targets_can_go_on(tmp_path: Path) -
 
 
 def test_a_grid_may_grow_by_a_control_and_an_option_and_drop_a_width(tmp_path: Path) -> None:
-    space = {"hidden_layers": 1, "width": [8, 16, 32], "aux_weight": [0.1, 0.5], "control": ["none", "dropout"],
-             "head": ["widened", "separate"], "target_depth": 1}  # fmt: skip
+    space = {
+        "hidden_layers": 1,
+        "width": [8, 16, 32],
+        "aux_weight": [0.1, 0.5],
+        "control": ["none", "dropout"],
+        "head": ["widened", "separate"],
+        "target_depth": 1,
+    }
     run(make_search(make_spec(sampler="grid", trials=None, design=[], space=space), tmp_path), 3)
     grown = space | {"control": ["none", "dropout", "weight_decay"], "width": [8, 32]}
     spec = make_spec(sampler="grid", trials=None, design=[], space=grown)
     assert reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {}) == []
-    assert len({spec.trial_config(point) for point in spec.points()}) == 2 * 2 * (2 + 1 + 1)
+    assert len(list(spec.listed())) == 2 * 2 * (2 + 1 + 1)
 
 
 def test_values_that_are_not_finite_end_the_optuna_trial_as_failed_and_say_why(tmp_path: Path) -> None:
     search = make_search(make_spec(), tmp_path)
-    suggestion = search.suggest("a")
-    assert isinstance(suggestion, dict)
-    search.tell("a", make_outcome(TrialConfig(**suggestion["trial"]), lambda *_: {"rlct": float("nan")}))
-    search.suggest("b")
-    search.on_trial_complete("b", error=True)
+    suggestion = ask(search)
+    search.tell(suggestion, make_outcome(suggestion.config, lambda *_: {"rlct": float("nan")}))
+    search.fail(ask(search))
     diverged, failed = load(tmp_path).trials
     assert (diverged.state, failed.state) == (TrialState.FAIL, TrialState.FAIL)
     assert diverged.user_attrs["status_detail"] == "ok"
@@ -264,27 +281,24 @@ def test_values_that_are_not_finite_end_the_optuna_trial_as_failed_and_say_why(t
     assert failed.user_attrs["status_detail"] == "failed"
 
 
-def test_what_a_killed_driver_left_open_and_what_failed_is_closed_and_comes_first(tmp_path: Path) -> None:
+def test_open_trials_of_a_killed_driver_are_closed_and_run_first_as_do_failed_ones(tmp_path: Path) -> None:
     spec = make_spec(sampler="random")
     search = make_search(spec, tmp_path)
     configs = run(search, 6)
-    failed, interrupted, recorded = (search.suggest(name) for name in ("failed", "in flight", "recorded"))
-    assert isinstance(failed, dict)
-    assert isinstance(interrupted, dict)
-    assert isinstance(recorded, dict)
-    search.on_trial_complete("failed", error=True)
+    failed, interrupted, recorded = ask(search), ask(search), ask(search)
+    search.fail(failed)
     load(tmp_path).enqueue_trial({"hidden_layers": 1})
-    # The driver died after the record had this one, and before Optuna had.
+    # The driver died after it had written this trial to the record and before it told Optuna.
     metrics = {"val_accuracy": 0.9, "weight_std": 0.2, "rlct": 7.0}
-    finished = {recorded["key"]: FinishedTrial("run", "any", "ok", "diverged", metrics)}
+    finished = {recorded.key: FinishedTrial("run", "any", "ok", "diverged", metrics, ended=0)}
     points = reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), finished)
     trials = load(tmp_path).trials
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}
     by_key = {trial.user_attrs["trial_key"]: trial for trial in trials if "trial_key" in trial.user_attrs}
-    assert by_key[recorded["key"]].values == [0.9, 0.2, 7.0]
-    assert by_key[recorded["key"]].constraints == {"learned": 0.0, "rlct_usable": 1.0}
+    assert by_key[recorded.key].values == [0.9, 0.2, 7.0]
+    assert by_key[recorded.key].constraints == {"learned": 0.0, "rlct_usable": 1.0}
     keys = [config.key(DIGEST) for point in points if (config := spec.trial_config(point))]
-    assert sorted(keys) == sorted([interrupted["key"], failed["key"]])
+    assert sorted(keys) == sorted([interrupted.key, failed.key])
     assert not set(keys) & {done.key(DIGEST) for done in configs}
 
 

@@ -26,7 +26,7 @@ def design_of(*blocks: dict[str, Any], **changes: Any) -> StudySpec:
 
 def configs_of(spec: StudySpec) -> list[TrialConfig]:
     """The trials that the study lists."""
-    configs = [spec.trial_config(point) for point in spec.points()]
+    configs = [config for _, config in spec.listed()]
     assert None not in configs
     return [config for config in configs if config is not None]
 
@@ -40,7 +40,7 @@ def test_every_named_study_is_valid_and_states_its_question(name: str) -> None:
     spec = build_spec(read_study(name), name)
     assert spec.name == name
     assert "?" in spec.question
-    assert list(spec.points()) or spec.trials
+    assert list(spec.listed()) or spec.trials
 
 
 def test_quickstart_is_what_the_readme_promises() -> None:
@@ -50,19 +50,27 @@ def test_quickstart_is_what_the_readme_promises() -> None:
     assert spec.trials >= 24
     assert spec.replicates == 5
     assert spec.objectives == {"val_accuracy": "maximize", "weight_std": "minimize", "rlct": "minimize"}
-    assert 0.0 in {point.aux_weight for point in spec.points()}
+    assert 0.0 in {point.aux_weight for point, _ in spec.listed()}
 
 
 def test_mnist_is_the_published_recipe() -> None:
     spec = build_spec(read_study("mnist"), "mnist")
     assert spec.training.model_dump() == {
-        "optimizer": "sgd", "learning_rate": 0.005, "momentum": 0.9, "nesterov": True, "batch_size": 512,
-        "epochs": 50, "shuffle": "once", "augment": False, "until_loss": None, "validation_fraction": 0.0,
-    }  # fmt: skip
+        "optimizer": "sgd",
+        "learning_rate": 0.005,
+        "momentum": 0.9,
+        "nesterov": True,
+        "batch_size": 512,
+        "epochs": 50,
+        "shuffle": "once",
+        "augment": False,
+        "until_loss": None,
+        "validation_fraction": 0.0,
+    }
     assert (spec.rlct.step_size, spec.rlct.localization, spec.rlct.chains, spec.rlct.draws) == (1e-4, 100, 4, 1000)
     assert (spec.rlct.nbeta, spec.rlct.batch_size) == ("batch", 512)
     assert spec.replicates == 10
-    points = list(spec.points())
+    points = [point for point, _ in spec.listed()]
     assert {point.width for point in points} == {64, 128, 256, 512}
     assert {point.aux_weight for point in points} == {0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 100}
 
@@ -78,8 +86,8 @@ def test_fields_that_are_left_out_are_the_tasks_recipe(task: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lerning_rate": 1}, r"lerning_rate: no such field .*did you mean training.learning_rate\?"),
-        ({"learning_rate": 1}, r"did you mean training.learning_rate\?"),
+        ({"lerning_rate": 1}, r"lerning_rate: no such field .*did you mean 'training.learning_rate'\?"),
+        ({"learning_rate": 1}, r"did you mean 'training.learning_rate'\?"),
         ({"task": "mnits"}, r"task 'mnits' is unknown: did you mean 'mnist'\?"),
         ({"architecture": "cnn"}, r"architecture 'cnn' is unknown: .*the architectures are .*mlp"),
         ({"architecture": "mlpp"}, r"architecture 'mlpp' is unknown: did you mean 'mlp'\?"),
@@ -96,18 +104,20 @@ def test_fields_that_are_left_out_are_the_tasks_recipe(task: str) -> None:
         ({"space": {"aux_weight": [1, 1]}}, r"the choices must differ"),
         ({"space": {"aux_weight": [-1]}}, r"space.aux_weight\[0\]: should be greater than or equal to 0"),
         ({"objectives": {"test_accuracy": "maximize"}}, r"objectives.test_accuracy"),
+        ({"objectives": {"weight_std_hidden2": "minimize"}}, r"no such measure; did you mean 'weight_std_hidden1'\?"),
+        ({"objectives": {"weight_std_": "minimize"}}, r"no such measure; did you mean 'weight_std'\?"),
         ({"training": {"validation_fraction": 0}}, r"val_accuracy needs a validation split"),
         ({"trials": None}, r"sampler 'tpe' needs a number of trials"),
-        ({"sampler": "grid"}, r"trials: sampler 'grid' runs what is listed; leave trials out"),
-        ({"sampler": "design"}, r"design: sampler 'design' runs what is listed there, and nothing is"),
-        ({"sampler": "design", "design": [{"aux_weight": 0}]}, r"'design' runs what is listed; leave trials out"),
+        ({"sampler": "grid"}, r"trials: sampler 'grid' runs all listed points; leave trials out"),
+        ({"sampler": "design"}, r"design: sampler 'design' runs the design points, and none are listed"),
+        ({"sampler": "design", "design": [{"aux_weight": 0}]}, r"'design' runs all listed points; leave trials out"),
         ({"space": {"hidden_layers": {"low": 0, "high": 3, "log": True}}}, r"a logarithmic range begins at 1"),
         ({"space": {"hidden_layers": 100}}, r"space.hidden_layers: .*got 100"),
         ({"training": {"augment": True}}, r"training.augment: the recipe of 'digits' has no augmentation"),
         ({"objectives": {"observer_r2": "maximize"}, "observer": {"epochs": 0}}, r"observer_r2 needs an observer"),
         ({"space": {"control": "dropuot"}}, r"control 'dropuot' is unknown: did you mean 'dropout'\?"),
         ({"space": {"head": "seperate"}}, r"space.head: .*got 'seperate'"),
-        ({"detach_targets": False}, r"detach_targets: no such field .*did you mean space.detach_targets\?"),
+        ({"detach_targets": False}, r"detach_targets: no such field .*did you mean 'space.detach_targets'\?"),
         ({"observer": {"epochs": -1}}, r"observer.epochs: should be greater than or equal to 0, got -1"),
         ({"sampler": "grid", "trials": None, "space": {"width": {"low": 3, "high": 9}}}, r"a grid needs values"),
         ({"design": [{"aux_weight": 3}]}, r"design\[0\].aux_weight: 3.0 lies outside space.aux_weight"),
@@ -119,11 +129,11 @@ def test_fields_that_are_left_out_are_the_tasks_recipe(task: str) -> None:
         ({"name": "a/b"}, r"name: .*got 'a/b'"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_bad_input_is_one_clear_error_naming_field_value_and_remedy(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message) as caught:
         spec_with(**changes)
-    # The heading and one line for the one thing that is wrong.
+    # The heading, and one line for the one wrong field.
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -134,10 +144,10 @@ def test_all_wrong_fields_are_named_at_once() -> None:
         assert f"  {field}: " in str(caught.value)
 
 
-def test_a_grid_is_every_cell_without_those_that_no_network_has_and_with_one_baseline_each() -> None:
+def test_a_grid_is_every_point_that_a_network_has_with_one_baseline_per_network() -> None:
     space = {"hidden_layers": [1, 2], "width": [8, 16], "aux_weight": [0, 1], "target_depth": [1, 2, "last"]}
     spec = spec_with(sampler="grid", trials=None, space=space)
-    configs = [spec.trial_config(point) for point in spec.points()]
+    configs = [config for _, config in spec.listed()]
     # Per width: one layer: baseline and target 1 ("last" is the same); two layers: baseline and targets 1, 2.
     assert len(configs) == 2 * (2 + 3)
     assert len({config.key("data") for config in configs if config is not None}) == len(configs)
@@ -182,11 +192,11 @@ def test_a_target_is_a_set_of_layers_of_the_network_or_the_point_does_not_exist(
 def test_a_layers_name_is_its_depth(
     task: str, architecture: str, space: dict[str, Any], target: str, depths: tuple[int, ...]
 ) -> None:
-    cells = space | {"target_depth": target, "aux_weight": 1.0}
-    (config,) = configs_of(grid_with(cells, task=task, architecture=architecture))
+    grid = space | {"target_depth": target, "aux_weight": 1.0}
+    (config,) = configs_of(grid_with(grid, task=task, architecture=architecture))
     assert config.self_model.target_depths == depths
-    # The same trial, by whatever name.
-    (same,) = configs_of(grid_with(cells | {"target_depth": by_depth(depths)}, task=task, architecture=architecture))
+    # The same trial under another name.
+    (same,) = configs_of(grid_with(grid | {"target_depth": by_depth(depths)}, task=task, architecture=architecture))
     assert same == config
 
 
@@ -207,7 +217,7 @@ def test_an_unknown_layer_is_refused_with_the_layers_that_there_are() -> None:
         ({"architecture": "convnet", "space": {"hidden_layers": [1, 4]}}, r"8×8 pixels allow 3 times"),
     ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize(
     "sampling", [{"sampler": "grid", "trials": None}, {"sampler": "random"}], ids=["grid", "random"]
 )
@@ -246,8 +256,10 @@ def test_the_published_sizes_are_those_of_the_published_architecture_alone() -> 
 def test_a_network_may_have_no_hidden_layer_where_its_architecture_has_others() -> None:
     configs = configs_of(grid_with({"hidden_layers": [0, 1], "aux_weight": [0, 1]}, task="cifar10"))
     assert [(c.network.hidden_layers, c.self_model.target_depths) for c in configs] == [
-        (0, ()), (1, ()), (1, (9, 10)),
-    ]  # fmt: skip
+        (0, ()),
+        (1, ()),
+        (1, (9, 10)),
+    ]
 
 
 def test_a_validation_split_smaller_than_the_classes_is_refused() -> None:
@@ -272,12 +284,12 @@ def test_a_batch_of_one_sample_is_refused_where_samples_of_a_batch_are_compared(
     fields: dict[str, Any], reason: str
 ) -> None:
     # 1,150 digits to train on: three batches of 383 and one sample, or two of 384 and 382.
-    alone, together = {"batch_size": 383}, {"batch_size": 384}
+    one_left, many_left = {"batch_size": 383}, {"batch_size": 384}
     shape = TASKS["digits"].shape
-    spec_with(training=alone).check_against(shape)
-    spec_with(training=together, **fields).check_against(shape)
+    spec_with(training=one_left).check_against(shape)
+    spec_with(training=many_left, **fields).check_against(shape)
     with pytest.raises(StudyError, match=f"training.batch_size: 383 cuts the 1150 .* one sample alone.*{reason}"):
-        spec_with(training=alone, **fields).check_against(shape)
+        spec_with(training=one_left, **fields).check_against(shape)
 
 
 def test_a_yaml_file_works_in_place_of_a_name(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of the contracts that architectures and tasks keep."""
+"""Fixtures for the contract tests of architectures and tasks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +13,19 @@ from trainables.tasks import TASKS
 
 @pytest.fixture(autouse=True)
 def reviews(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The task of short texts is one of the tasks."""
+    """Add the task of short texts to the tasks."""
     monkeypatch.setitem(TASKS, "reviews", Reviews())
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))
 def architecture(request: pytest.FixtureRequest) -> str:
-    """Every architecture in turn."""
+    """The name of each architecture in turn."""
     return str(request.param)
 
 
 @pytest.fixture
 def small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Writes small files of a task, which then takes them for the real ones, and gives the folder of the data sets."""
+    """A function that writes small files of a task, which the task then accepts as real, and returns their folder."""
 
     def write(name: str) -> Path:
         root = tmp_path / "small"

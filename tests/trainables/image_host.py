@@ -23,7 +23,7 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def image_host(name: str, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Pack the small files in `root` into `folder` as the real host does, and be that host while the block runs."""
+    """Pack the small files in `root` into `folder` as the real host does, and act as this host while the block runs."""
     folder.mkdir()
     handler = functools.partial(_QuietHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -44,7 +44,7 @@ def image_host(name: str, root: Path, folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def _compress(path: Path, folder: Path) -> tuple[str, str]:
-    """Write path's gzip to the folder: its name and digest."""
+    """Write the file, gzipped, to the folder; return name and digest."""
     archive = folder / f"{path.name}.gz"
     archive.write_bytes(gzip.compress(path.read_bytes()))
     return archive.name, md5(archive)

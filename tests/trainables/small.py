@@ -1,14 +1,14 @@
-"""Small data and a small network of every architecture, for the contracts that all of them keep."""
+"""Small data and a small network of every architecture, for the contract tests."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainables import NetworkConfig, RlctConfig, TrainingConfig, TrialConfig, load_task
-from trainables.controls import Setting, get_control
+from trainables.auxiliary import ActivationTargets, Setting, get_auxiliary_task
 from trainables.networks import ReplicatedNetwork, get_architecture
-from trainables.self_model import SelfModel
 from trainables.tasks import NO_TOKEN, TASKS, DataShape, InputSpec, Recipe, Task, TaskData, get_task
 from trainables.training import train
 
@@ -38,7 +38,7 @@ class Reviews(Task):
         return TaskData(self.name, 2, words[:160], labels[:160], words[160:], labels[160:], vocabulary=VOCABULARY)
 
 
-# A network of every architecture that is small enough to be trained in a second; a new one gets its line here.
+# For every architecture a network that trains in a second; add a line for a new architecture.
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"task": "digits", "hidden_layers": 2, "width": 8},
     "convnet": {"task": "digits", "hidden_layers": 2, "width": 4},
@@ -61,14 +61,17 @@ def input_spec(architecture: str) -> InputSpec:
 def small_data(architecture: str) -> TaskData:
     """The first 96 training and 32 test samples of the architecture's task."""
     data = load_task(SMALL[architecture]["task"])
-    return TaskData(
-        data.task, data.classes, data.train_inputs[:96], data.train_labels[:96], data.test_inputs[:32],
-        data.test_labels[:32], data.vocabulary,
-    )  # fmt: skip
+    return replace(
+        data,
+        train_inputs=data.train_inputs[:96],
+        train_labels=data.train_labels[:96],
+        test_inputs=data.test_inputs[:32],
+        test_labels=data.test_labels[:32],
+    )
 
 
 def contract_trial(architecture: str, aux_weight: float = 1.0, **changes: Any) -> TrialConfig:
-    """A trial of that architecture that trains for one epoch of three steps."""
+    """A trial of this architecture that trains for one epoch of three steps."""
     training: dict[str, Any] = {"epochs": 1, "batch_size": 32, "validation_fraction": 0.0}
     if architecture == "transformer":
         training |= ADAM
@@ -85,12 +88,13 @@ def contract_trial(architecture: str, aux_weight: float = 1.0, **changes: Any) -
 
 
 def train_alone(trial: TrialConfig, data: TaskData) -> tuple[ReplicatedNetwork, dict[str, np.ndarray]]:
-    """Train a trial and leave out what comes after: the network, and its last epoch's measures."""
+    """Train a trial without the steps that follow; return the network and the measures of its last epoch."""
     setting = Setting(trial.network, data.shape.inputs, trial.seeds, "cpu")
-    control = get_control(trial.self_model.control)(SelfModel(trial.self_model, trial.layers), setting)
+    targets = ActivationTargets(trial.self_model, trial.layers)
+    auxiliary = get_auxiliary_task(trial.self_model.control)(targets, setting)
     network = get_architecture(trial.network.architecture).build(
-        trial.network, data.shape.inputs, control.head(data.classes), trial.seeds, control.dropout
+        trial.network, data.shape.inputs, auxiliary.head(data.classes), trial.seeds, auxiliary.dropout
     )
     splits = data.split(trial.training.validation_fraction, trial.split_seed)
-    *_, last = train(network, control, splits, get_task(trial.task), trial.training, trial.seeds)
+    *_, last = train(network, auxiliary, splits, get_task(trial.task), trial.training, trial.seeds)
     return network, last

@@ -1,6 +1,6 @@
-"""Small data sets in the file formats of the real ones: they test the loaders on machines without the real ones.
+"""Small data sets in the file formats of the real ones, to test the loaders on machines without the real data.
 
-Every class has a pattern (a bright band, a colour, a word), so that a network learns them in a few steps.
+Every class has a pattern (a bright band, a colour, a word) that a network learns in a few steps.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ LONGEST = 12  # tokens of the longest review
 
 
 def write_small_files(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> None:
-    """Write a task's small files to `root`, and put their digests and sizes in the place of the real ones."""
+    """Write a task's small files to `root`, and replace the real digests and sizes by those of the small files."""
     for file in FILES[name]:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
     shape = WRITERS[name](root, np.random.default_rng(seed), monkeypatch)
@@ -66,7 +66,7 @@ def _write_cifar10(root: Path, rng: np.random.Generator, monkeypatch: pytest.Mon
     _pickle(folder / "batches.meta", {"label_names": [f"class {number}" for number in range(CLASSES)], "num_vis": 3072})
     for file in cifar10.SHA256:
         monkeypatch.setitem(cifar10.SHA256, file, _sha256(folder / file))
-    # torchvision checks the files by a table of its own.
+    # torchvision checks the files with its own table.
     for table in ("train_list", "test_list"):
         monkeypatch.setattr(CIFAR10, table, [[file, md5(folder / file)] for file, _ in getattr(CIFAR10, table)])
     monkeypatch.setitem(CIFAR10.meta, "md5", md5(folder / "batches.meta"))
@@ -102,7 +102,7 @@ def _balanced_labels(samples: int, classes: int, rng: np.random.Generator) -> np
 
 
 def _pickle(path: Path, content: dict[str, Any]) -> None:
-    # Protocol 2 is the newest one that Python 2 wrote, as the real files are.
+    # Python 2 wrote the real files; protocol 2 is its newest.
     path.write_bytes(pickle.dumps(content, protocol=2))
 
 

@@ -1,4 +1,4 @@
-"""What every architecture keeps to; the tests run on each one in ARCHITECTURES."""
+"""The contract of architectures; the tests run on each one in ARCHITECTURES."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.trainables.small import SMALL, contract_trial, input_spec, network_config, small_data, train_alone
+from trainables.auxiliary import ActivationTargets
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.errors import ConfigError
 from trainables.networks import ARCHITECTURES, Head, ReplicatedNetwork, get_architecture, layers_of
+from trainables.networks.counting import counted_size
 from trainables.rlct import estimate_rlct
-from trainables.self_model import SelfModel
 from trainables.tasks import InputSpec
 
 
@@ -48,6 +49,17 @@ def test_the_layers_are_those_that_are_described(architecture: str) -> None:
     assert all(weights.shape[0] == 2 for weights in network.layer_weights().values())
 
 
+@pytest.mark.parametrize("head", [Head(3), Head(3, 4), Head(3, 4, hidden=7)], ids=str)
+def test_the_stated_size_is_what_is_counted_on_the_network(architecture: str, head: Head) -> None:
+    small, inputs = network_config(architecture), input_spec(architecture)
+    larger_inputs = InputSpec((300,), 50) if inputs.is_text else InputSpec((2, 11, 9))
+    for changes in ({}, {"hidden_layers": small.hidden_layers + 1}, {"width": 3 * small.width}):
+        config = small.model_copy(update=changes)
+        for sample in (inputs, larger_inputs):
+            kind = get_architecture(architecture)
+            assert kind.size(config, sample, head) == counted_size(kind, config, sample, head)
+
+
 def test_only_the_activations_that_are_asked_for_are_given(architecture: str) -> None:
     assert set(build(architecture, Head(3))(some_inputs(architecture), (1,)).hidden) == {1}
 
@@ -56,14 +68,14 @@ def test_networks_trained_together_equal_the_same_networks_trained_one_at_a_time
     depths = tuple(layer.depth for layer in layers_of(network_config(architecture), input_spec(architecture)))
     trial = contract_trial(architecture, self_model={"target_depths": depths[-2:]})
     data = small_data(architecture)
-    together, together_measured = train_alone(trial, data)
+    stack, stack_measured = train_alone(trial, data)
     for index, seed in enumerate(trial.seeds):
         alone, alone_measured = train_alone(trial.model_copy(update={"seeds": (seed,)}), data)
         for name, tensor in alone.state_dict().items():
             # float32 rounds at 1e-7; sums of a batch are taken in another order.
-            torch.testing.assert_close(together.state_dict()[name][index], tensor[0], rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(stack.state_dict()[name][index], tensor[0], rtol=1e-3, atol=1e-5)
         for name, values in alone_measured.items():
-            np.testing.assert_allclose(together_measured[name][index], values[0], rtol=5e-3, atol=1e-4)
+            np.testing.assert_allclose(stack_measured[name][index], values[0], rtol=5e-3, atol=1e-4)
 
 
 def test_the_same_trial_gives_the_same_numbers_twice(architecture: str) -> None:
@@ -121,10 +133,10 @@ def test_dropout_is_each_replicates_own_and_off_in_evaluation(architecture: str)
     inputs = some_inputs(architecture)
     plain = build(architecture, Head(3))(inputs).logits
     torch.testing.assert_close(build(architecture, Head(3), dropout=0.5)(inputs).logits, plain, rtol=0, atol=0)
-    together = build(architecture, Head(3), (0, 1), dropout=0.5).train()(inputs.repeat(2, *[1] * (inputs.dim() - 1)))
+    stack = build(architecture, Head(3), (0, 1), dropout=0.5).train()(inputs.repeat(2, *[1] * (inputs.dim() - 1)))
     alone = build(architecture, Head(3), (1,), dropout=0.5).train()(inputs)
-    torch.testing.assert_close(together.logits[1:], alone.logits, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(together.logits, plain)
+    torch.testing.assert_close(stack.logits[1:], alone.logits, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(stack.logits, plain)
 
 
 def test_the_rlct_is_sampled_around_the_weights_and_leaves_them_alone(architecture: str) -> None:
@@ -141,7 +153,7 @@ def test_the_rlct_is_sampled_around_the_weights_and_leaves_them_alone(architectu
 
 def test_a_checkpoint_gives_back_the_network(architecture: str, tmp_path: Path) -> None:
     trial, data = contract_trial(architecture, self_model={"head": "separate"}), small_data(architecture)
-    network = build(architecture, SelfModel(trial.self_model, trial.layers).head(data.classes), trial.seeds)
+    network = build(architecture, ActivationTargets(trial.self_model, trial.layers).head(data.classes), trial.seeds)
     for tensor in network.buffers():
         tensor.add_(0.5)
     path = save_checkpoint(tmp_path, network, trial, data.digest(), data.shape.inputs)

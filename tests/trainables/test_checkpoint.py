@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from tests.conftest import small_trial
 from trainables import PROTOCOL_VERSION, CheckpointError, CheckpointMismatchError, estimate_rlct_again, run_experiment
 from trainables.checkpoint import load_checkpoint, save_checkpoint
-from trainables.code import code_digest
+from trainables.code import EARLIER_DIGESTS, code_digest
+from trainables.networks import get_architecture
 from trainables.tasks import TaskData
 
 
@@ -71,6 +72,17 @@ def test_a_checkpoint_of_other_code_is_refused_with_what_differs(
         load_checkpoint(path, digits.digest())
 
 
+def test_a_checkpoint_of_earlier_code_that_computed_the_same_is_read(tmp_path: Path, digits: TaskData) -> None:
+    path = saved(tmp_path, digits)
+    weights = load_checkpoint(path).network.state_dict()
+    rewrite(path, code_digest=EARLIER_DIGESTS["mlp"])
+    for name, tensor in load_checkpoint(path, digits.digest()).network.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+    rewrite(path, code_digest=EARLIER_DIGESTS["convnet"])
+    with pytest.raises(CheckpointMismatchError, match=f"{EARLIER_DIGESTS['convnet'][:16]} then"):
+        load_checkpoint(path, digits.digest())
+
+
 def test_the_code_digest_follows_what_the_code_does_and_not_how_it_is_explained(tmp_path: Path) -> None:
     def digest_of(name: str, source: str) -> str:
         (tmp_path / f"{name}.py").write_text(source)
@@ -80,7 +92,7 @@ def test_the_code_digest_follows_what_the_code_does_and_not_how_it_is_explained(
         module = importlib.util.module_from_spec(module_spec)
         sys.modules[name] = module
         module_spec.loader.exec_module(module)
-        return code_digest(module.Network())
+        return code_digest(get_architecture("mlp"), module.Network())
 
     source = "from torch import nn\nclass Network(nn.Module):\n    def forward(self, x):\n        return {}\n"
     plain = digest_of("plain_network", source.format("x + 1"))

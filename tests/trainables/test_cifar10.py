@@ -1,4 +1,4 @@
-"""CIFAR-10: the published data, files in the place of the real ones, and the changes of its augmentation."""
+"""CIFAR-10: the published data, wrong files in place of the real ones, and the augmentation."""
 
 import pickle
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def test_cifar10_has_the_colour_means_that_are_in_common_use(cifar10: TaskData) 
 
 
 class Touch:
-    """What a malicious pickle could be: to read it creates a file."""
+    """A malicious pickle: reading it creates a file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -74,7 +74,7 @@ def draw_changes(samples: int, seed: int = 0) -> Tensor:
 
 
 def random_images(samples: int) -> Tensor:
-    """Images of random bytes, scaled: no two neighbours are equal, so that a pixel out of place is seen."""
+    """Images of random bytes, scaled: no two neighbours are equal, so that a misplaced pixel is noticed."""
     pixels = torch.randint(0, 256, (samples, 3, 32, 32), generator=torch.Generator().manual_seed(1))
     return pixels / 127.5 - 1
 
@@ -95,7 +95,7 @@ def test_the_augmentation_of_cifar10_has_the_published_distributions() -> None:
     assert degrees.mean() == pytest.approx(0, abs=5 * 15 / (3 * samples) ** 0.5)
     assert degrees.std() == pytest.approx(15 / 3**0.5, rel=0.01)
     for pixels in (right, down):
-        # Uniform in ±3.2 pixels, rounded: the two outermost values are the rarer ones.
+        # Uniform in ±3.2 pixels, rounded: the two outermost values are rarer.
         values, counts = np.unique(pixels.numpy(), return_counts=True)
         assert values.tolist() == [-3, -2, -1, 0, 1, 2, 3]
         np.testing.assert_allclose(counts / samples, np.array([0.7, 1, 1, 1, 1, 1, 0.7]) / 6.4, atol=0.006)
@@ -114,7 +114,7 @@ def test_augmented_images_are_those_of_torchvision() -> None:
         moved = affine(image, degrees, [int(right), int(down)], 1.0, [0.0, 0.0], fill=[-1.0] * 3)
         expected.append(horizontal_flip(moved) if mirrored else moved)
     differs = (TASKS["cifar10"].augment(images, changes) != torch.stack(expected)).any(dim=1)
-    # A place half-way between two pixels may round to either, for torchvision computes it another way.
+    # A point half-way between two pixels may round to either, as torchvision computes it in another way.
     assert differs.float().mean() < 1e-5
 
 
@@ -126,7 +126,7 @@ def test_an_augmented_image_does_not_depend_on_its_batch() -> None:
         assert torch.equal(torch.cat([task.augment(images[part], changes[part]) for part in parts]), whole)
 
 
-def test_no_change_gives_images_back_exactly_and_a_mirrored_mirror_image_too() -> None:
+def test_no_change_and_mirroring_twice_give_the_images_back_exactly() -> None:
     task, images = TASKS["cifar10"], random_images(100)
     nothing = torch.zeros(100, 4)
     assert torch.equal(task.augment(images, nothing), images)

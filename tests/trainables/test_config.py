@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from tests.conftest import small_trial
 from trainables import PROTOCOL_VERSION, TrialConfig, trial
+from trainables.networks import Head
 
 CHANGES: list[dict[str, Any]] = [
     {"seeds": (0, 2)},
@@ -70,6 +71,22 @@ def test_flat_names_are_unique_and_cover_every_field() -> None:
     fields = sum(len(section) for section in nested.values() if isinstance(section, dict))
     # Besides the sections' fields: task, number of replicates, seeds, split seed.
     assert len(trial.flat()) == fields + 4
+
+
+@pytest.mark.parametrize(
+    ("self_model", "head"),
+    [
+        ({"aux_weight": 0.0}, Head(classes=10)),
+        ({"aux_weight": 1.0}, Head(classes=10, predicted=8)),
+        ({"aux_weight": 1.0, "target_depths": (1, 2)}, Head(classes=10, predicted=16)),
+        ({"aux_weight": 1.0, "head": "separate"}, Head(classes=10, predicted=8, hidden=128)),
+        ({"aux_weight": 0.0, "control": "extra_outputs"}, Head(classes=10, predicted=8)),
+        ({"aux_weight": 1.0, "control": "weight_decay"}, Head(classes=10)),
+    ],
+    ids=str,
+)
+def test_the_head_predicts_as_many_units_as_the_target_layers_have(self_model: dict[str, Any], head: Head) -> None:
+    assert small_trial(hidden_layers=2, width=8, self_model=self_model).head(10) == head
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ import torch
 from tests.conftest import small_trial
 from trainables import run_experiment
 from trainables.cost import seconds_per_work, work
-from trainables.measures import EPOCH_METRICS
+from trainables.measures import epoch_measures
+from trainables.outcomes import STATUSES, worst_status
 from trainables.tasks import TaskData
 
 
@@ -27,10 +29,9 @@ def test_every_epoch_of_every_replicate_is_in_the_history(digits: TaskData) -> N
     result = run_experiment(config, digits, on_epoch=lambda epoch, _: epochs.append(epoch), on_draw=draws.append)
     assert epochs == [1, 2, 3]
     assert draws == list(range(1, config.rlct.draws + 1))
-    assert {name: values.shape for name, values in result.history.items()} == dict.fromkeys(
-        (*EPOCH_METRICS, "weight_std_hidden1"), (3, 2)
-    )
-    for name in EPOCH_METRICS:
+    names = [name for measure in epoch_measures() for name in measure.names(config.layers)]
+    assert {name: values.shape for name, values in result.history.items()} == dict.fromkeys(names, (3, 2))
+    for name in names:
         np.testing.assert_array_equal(result.history[name][-1], result.measurements[name])
 
 
@@ -58,7 +59,7 @@ def test_a_loss_that_is_not_finite_is_diverged(digits: TaskData) -> None:
 
 
 def test_a_finite_loss_far_above_guessing_is_diverged_however_many_it_gets_right(digits: TaskData) -> None:
-    # Weights that have run away: they tell the digits apart, and are wrong at the top of their voice where they are.
+    # Weights that have grown without bound: the network classifies well, but is very confident where it is wrong.
     result = run_experiment(small_trial(width=32, training={"learning_rate": 30.0, "epochs": 1}), digits)
     losses = result.measurements["train_loss"]
     assert np.isfinite(losses).all()
@@ -66,10 +67,15 @@ def test_a_finite_loss_far_above_guessing_is_diverged_however_many_it_gets_right
     assert result.statuses == ("diverged", "diverged")
 
 
+def test_a_trials_status_is_the_worst_of_its_replicates_and_only_ok_is_usable() -> None:
+    assert list(STATUSES) == ["ok", "not_reached", "collapsed", "diverged"]
+    assert worst_status(["ok", "collapsed", "not_reached"]) == "collapsed"
+    assert [status.name for status in STATUSES.values() if status.usable] == ["ok"]
+    assert all(text.endswith(".") for status in STATUSES.values() for text in (status.meaning, status.why))
+
+
 def test_data_of_another_task_is_refused(digits: TaskData) -> None:
-    other = TaskData(
-        "other", 10, digits.train_inputs, digits.train_labels, digits.test_inputs, digits.test_labels
-    )  # fmt: skip
+    other = replace(digits, task="other")
     with pytest.raises(ValueError, match="'digits', the data's 'other'"):
         run_experiment(small_trial(), other)
 
@@ -113,7 +119,7 @@ def test_each_replicate_stops_where_its_loss_has_come_down_while_the_others_trai
     assert stopped_at.max() == epochs - 1
     assert stopped_at.min() < epochs - 1
     for index, seed in enumerate(trial.seeds):
-        # Trained on its own for just as long, it is the same network.
+        # Trained alone for the same number of epochs, it is the same network.
         training = trial.training.model_copy(update={"epochs": int(stopped_at[index]) + 1, "until_loss": None})
         alone = run_experiment(trial.model_copy(update={"seeds": (seed,), "training": training}), digits)
         for name, values in alone.network.named_parameters():

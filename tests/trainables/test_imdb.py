@@ -1,4 +1,4 @@
-"""IMDB: the published data, how reviews become tokens, and files in the place of the real ones."""
+"""IMDB: the published data, how reviews become tokens, and wrong files in place of the real ones."""
 
 import io
 import urllib.request
@@ -132,7 +132,7 @@ def test_the_order_of_the_reviews_does_not_matter_and_missing_ones_come_from_the
     root = small_files("imdb")
 
     def hub(name: str, **_: object) -> dict[str, datasets.Dataset]:
-        """The Hub without a network: the same reviews, the other way around."""
+        """The Hub without a network: the same reviews, in reverse order."""
         assert name == "stanfordnlp/imdb"
         tables = {split: pq.read_table(root / "imdb" / f"{split}.parquet") for split in SHA256}
         return {split: datasets.Dataset(table[::-1].replace_schema_metadata()) for split, table in tables.items()}

@@ -1,4 +1,4 @@
-"""What the tests themselves do where a full data set is missing or damaged."""
+"""How the tests themselves behave if a full data set is missing or damaged."""
 
 import os
 import subprocess
@@ -47,9 +47,9 @@ def test_damaged_data_is_an_error_and_no_skip(name: str, small_files: Callable[[
 
 
 def run_tests(data: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the tests of full image sets in a process of their own, with the data sets in that folder."""
+    """Run the tests of full image sets in a separate process, with the data sets in that folder."""
     environment = os.environ | {"SELF_MODELING_DATA": str(data), "PYTEST_ADDOPTS": ""}
-    # The plugins that other packages bring take seconds to import.
+    # Plugins of other packages take seconds to import.
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     return subprocess.run(
         [sys.executable, "-m", "pytest", *FULL_DATA_TESTS, *options, "-p", "no:cacheprovider"],

@@ -1,4 +1,4 @@
-"""MNIST: the published data, and files beside or in the place of the real ones."""
+"""MNIST: the published data, and other files beside or in place of the real ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_mnist_pixels_and_labels_are_those_of_the_files(small_files: Callable[[s
     assert data.test_labels.tolist() == labels.tolist()
 
 
-def test_what_an_old_torchvision_has_left_beside_the_mnist_files_is_not_read(
+def test_files_that_an_old_torchvision_left_beside_mnist_are_not_read(
     small_files: Callable[[str], Path],
 ) -> None:
     root = small_files("mnist")

@@ -41,8 +41,8 @@ def run_published(
 
 @pytest.fixture(scope="module")
 def results(mnist: TaskData) -> dict[float, ExperimentResult]:
-    """Trials by aux_weight: the published ones, one between them that is trained shortly, and one that collapses."""
-    # One process for each of two cores is faster than one with two threads.
+    """Trials by aux_weight: the published ones, one between them with few epochs, and one that collapses."""
+    # Two processes with one thread each are faster than one process with two threads.
     with ProcessPoolExecutor(max_workers=2, mp_context=multiprocessing.get_context("spawn")) as pool:
         running = {aux_weight: pool.submit(run_published, aux_weight, seeds=(0, 1)) for aux_weight in (0.0, 10.0)}
         running[50.0] = pool.submit(run_published, 50.0, seeds=(0,))
@@ -66,7 +66,7 @@ def test_rlct_is_near_the_published_one_and_falls_with_self_modeling(results: di
 
 
 def test_accuracy_is_near_the_published_one(results: dict[float, ExperimentResult]) -> None:
-    # Published: 0.94 at weight 10 (0.925 when it was run again); the baseline learns MNIST.
+    # Published: 0.94 at weight 10 (0.925 in our repetition); the baseline learns MNIST.
     assert results[0.0].status == results[10.0].status == "ok"
     assert results[0.0].measurements["test_accuracy"].mean() > 0.95
     assert results[10.0].measurements["test_accuracy"].mean() == pytest.approx(0.935, abs=0.02)
@@ -84,12 +84,12 @@ class Compared(NamedTuple):
 def compared(mnist: TaskData, results: dict[float, ExperimentResult]) -> Compared:
     trained = [results[aux_weight] for aux_weight in (0.0, 5.0, 10.0)]
     assert [result.status for result in trained] == ["ok"] * 3
-    together = _in_one_stack([result.network.replicate(0).classifier() for result in trained])
+    stack = _in_one_stack([result.network.replicate(0).classifier() for result in trained])
     split, settings = mnist.split(validation_fraction=0.0, seed=0).train, RlctConfig(draws=300)
-    stacked = estimate_rlct(together, split, settings, seed=0)
+    stacked = estimate_rlct(stack, split, settings, seed=0)
     plain = [
-        plain_llc(together, replicate, split, settings, stacked.nbeta, float(stacked.initial_loss[replicate]))
-        for replicate in range(together.replicates)
+        plain_llc(stack, replicate, split, settings, stacked.nbeta, float(stacked.initial_loss[replicate]))
+        for replicate in range(stack.replicates)
     ]
     estimates, errors = np.array(plain).T
     return Compared(stacked, estimates, errors)
@@ -97,11 +97,11 @@ def compared(mnist: TaskData, results: dict[float, ExperimentResult]) -> Compare
 
 def _in_one_stack(networks: list[ReplicatedNetwork]) -> ReplicatedNetwork:
     """Networks of one replicate each as the replicates of one network."""
-    together = networks[0].repeated(len(networks))
+    stack = networks[0].repeated(len(networks))
     with torch.no_grad():
-        for parameter, *parts in zip(together.parameters(), *(n.parameters() for n in networks), strict=True):
+        for parameter, *parts in zip(stack.parameters(), *(n.parameters() for n in networks), strict=True):
             parameter.copy_(torch.cat(parts))
-    return together
+    return stack
 
 
 def test_the_stacked_rlct_and_one_plain_llc_call_per_network_agree(compared: Compared) -> None:
@@ -111,7 +111,7 @@ def test_the_stacked_rlct_and_one_plain_llc_call_per_network_agree(compared: Com
 
 def test_the_stacked_rlct_and_one_plain_llc_call_per_network_give_one_order(compared: Compared) -> None:
     assert list(np.argsort(compared.stacked.estimate)) == list(np.argsort(compared.plain)) == [2, 1, 0]
-    # The order means something: neighbours lie further apart than chance would put them, by either estimate.
+    # The order is significant: by either estimate, neighbours differ by more than chance.
     for estimate, error in (
         (compared.stacked.estimate, compared.stacked.standard_error),
         (compared.plain, compared.plain_error),
@@ -119,7 +119,7 @@ def test_the_stacked_rlct_and_one_plain_llc_call_per_network_give_one_order(comp
         assert (-np.diff(estimate) > 2 * np.hypot(error[1:], error[:-1])).all(), compared
 
 
-def test_the_rlct_of_a_collapsed_network_is_called_that_of_no_minimum(results: dict[float, ExperimentResult]) -> None:
+def test_the_verdict_on_a_collapsed_network_is_not_a_minimum(results: dict[float, ExperimentResult]) -> None:
     collapsed = results[50.0]
     assert collapsed.config.training.epochs == 50
     assert collapsed.config.rlct == RlctConfig()

@@ -8,8 +8,10 @@ import torchvision
 from tests.conftest import small_trial
 from trainables import TrialConfig, run_experiment
 from trainables.config import NetworkConfig
+from trainables.cost import work
 from trainables.errors import ConfigError
-from trainables.networks import Head, get_architecture
+from trainables.networks import ARCHITECTURES, Architecture, Head, get_architecture
+from trainables.networks.architectures.mlp import MLP
 from trainables.networks.layers import ReplicatedEmbedding, ReplicatedLinear
 from trainables.tasks import InputSpec, TaskData
 
@@ -31,13 +33,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("together", CASES)
+@pytest.mark.parametrize("config", CASES)
 def test_networks_trained_together_equal_the_same_networks_trained_one_at_a_time(
-    together: TrialConfig, digits: TaskData
+    config: TrialConfig, digits: TaskData
 ) -> None:
-    result = run_experiment(together, digits)
-    for index, seed in enumerate(together.seeds):
-        alone = run_experiment(together.model_copy(update={"seeds": (seed,)}), digits)
+    result = run_experiment(config, digits)
+    for index, seed in enumerate(config.seeds):
+        alone = run_experiment(config.model_copy(update={"seeds": (seed,)}), digits)
         for name, parameter in alone.network.named_parameters():
             # float32 rounds at 1e-7; sums of a batch are taken in another order.
             torch.testing.assert_close(result.network.get_parameter(name)[index], parameter[0], rtol=1e-4, atol=1e-6)
@@ -133,6 +135,20 @@ def test_transformer_attention_does_not_see_beyond_the_end_of_a_text() -> None:
     text = torch.tensor([[[3, 4, 5, -1, -1, -1, -1, -1]]], dtype=torch.int32)
     beside_longer = torch.tensor([[[3, 4, 5, -1, -1, -1, -1, -1], [1, 2, 3, 4, 5, 6, 7, 8]]], dtype=torch.int32)
     torch.testing.assert_close(network(text).logits[:, 0], network(beside_longer).logits[:, 0])
+
+
+def test_an_architecture_that_is_added_at_run_time_is_trained_and_its_size_counted(
+    monkeypatch: pytest.MonkeyPatch, digits: TaskData
+) -> None:
+    class Added(MLP):
+        name = "added"
+        size = Architecture.size
+
+    monkeypatch.setitem(ARCHITECTURES, "added", Added())
+    trial = small_trial()
+    added = trial.model_copy(update={"network": trial.network.model_copy(update={"architecture": "added"})})
+    assert work(added, digits.shape) == work(trial, digits.shape)
+    assert run_experiment(added, digits).status == run_experiment(trial, digits).status
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:

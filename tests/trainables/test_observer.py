@@ -13,7 +13,7 @@ CONFIG = ObserverConfig(epochs=12, width=64, batch_size=64, learning_rate=3e-3)
 
 
 class Known(ReplicatedNetwork):
-    """Two replicates whose activations are a known function of four inputs: a smooth one, and one that is noise."""
+    """Two replicates whose activations are a known function of four inputs: one smooth, one noise."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
@@ -45,7 +45,7 @@ def test_a_simple_network_is_predicted_and_noise_is_not() -> None:
     assert seen.agreement[1] == pytest.approx(0.5, abs=0.1)
 
 
-def test_of_a_diverged_network_nothing_can_be_said() -> None:
+def test_a_diverged_network_has_no_observation() -> None:
     network = Known()
     network.broken = True
     assert np.isnan(observe_known(network).agreement).all()
@@ -53,11 +53,11 @@ def test_of_a_diverged_network_nothing_can_be_said() -> None:
 
 def test_observers_trained_together_equal_those_trained_alone(digits: TaskData) -> None:
     trial = small_trial(aux_weight=1.0, width=16, observer={"epochs": 2, "width": 16})
-    together = run_experiment(trial, digits).measurements
+    all_at_once = run_experiment(trial, digits).measurements
     for index, seed in enumerate(trial.seeds):
         alone = run_experiment(trial.model_copy(update={"seeds": (seed,)}), digits).measurements
         for name in ("observer_r2", "observer_agreement"):
-            np.testing.assert_allclose(together[name][index], alone[name][0], rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(all_at_once[name][index], alone[name][0], rtol=1e-3, atol=1e-3)
 
 
 def test_the_observer_of_a_trained_network_agrees_with_it_far_beyond_chance(digits: TaskData) -> None:

@@ -43,7 +43,7 @@ def test_all_replicates_and_chains_at_once_agree_with_one_plain_llc_call_per_net
         reference, reference_error = plain_llc(network, replicate, split, SETTINGS, stacked.nbeta, initial_loss)
         joint_error = math.hypot(stacked.standard_error[replicate], reference_error)
         assert abs(stacked.estimate[replicate] - reference) < 3 * joint_error, (stacked.estimate, reference)
-        # The bound above means something: it is small against the estimate.
+        # The bound above is strict: it is small against the estimate.
         assert joint_error < 0.2 * reference
 
 
@@ -98,7 +98,7 @@ def test_a_batch_larger_than_the_data_is_refused(trained: tuple[ReplicatedNetwor
 
 
 class NetworksInTurn(ReplicatedModule):
-    """Networks that are kept apart and run one after the other, with batch norm and dropout."""
+    """Networks in separate modules that run one after the other, with batch norm and dropout."""
 
     stackable: ClassVar[bool] = False
 
@@ -132,7 +132,7 @@ class NetworksInTurn(ReplicatedModule):
 
 @pytest.fixture(scope="module")
 def in_turn(trained: tuple[ReplicatedNetwork, Split]) -> NetworksInTurn:
-    """Trained for a while, dropout and all; left in training mode."""
+    """Networks trained for a while with dropout, and left in training mode."""
     torch.manual_seed(0)
     split, networks = trained[1], NetworksInTurn(2, 64, 10)
     optimizer = torch.optim.SGD(networks.parameters(), lr=0.1, momentum=0.9)
@@ -153,7 +153,7 @@ def test_networks_that_cannot_be_stacked_are_sampled_one_chain_after_the_other(
     assert result.trace.loss.shape == (200, 2, 4)
     assert draws == list(range(1, 201))
     assert (result.estimate > 0).all()
-    # Every chain of every replicate has noise of its own.
+    # Every chain of every replicate has its own noise.
     assert len(np.unique(result.per_chain)) == 8
     again = estimate_rlct(in_turn, trained[1], settings, 0)
     np.testing.assert_array_equal(again.trace.loss, result.trace.loss)
@@ -163,7 +163,7 @@ def test_sampling_is_in_evaluation_mode_and_leaves_the_mode_of_the_network(
     in_turn: NetworksInTurn, trained: tuple[ReplicatedNetwork, Split]
 ) -> None:
     split, before = trained[1], copy.deepcopy(in_turn.state_dict())
-    # Steps too small to move a weight: what is left is what the mode does to the loss.
+    # Steps too small to move a weight: only the mode can change the loss.
     result = estimate_rlct(in_turn, split, SETTINGS.model_copy(update={"draws": 10, "step_size": 1e-30}), 0)
     np.testing.assert_allclose(result.trace.loss, result.trace.start_loss, rtol=1e-5)
     assert in_turn.training

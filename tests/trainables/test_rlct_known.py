@@ -1,12 +1,12 @@
-"""The estimate where the truth is known.
+"""Estimates of models whose rlct is known.
 
-Every model of a kind is one replicate of one module: smaller ones are padded with weights that the loss does not see.
-Two things lie between an estimate and the real log canonical threshold λ, beside the noise of the chains:
+Models of one kind are the replicates of one module; smaller models are padded with weights that do not affect the loss.
+Apart from the noise of the chains, an estimate differs from the real log canonical threshold λ for two reasons:
 
-- nβ is finite. What the chains sample is E[nβ·L] under exp(−nβ·L − γ‖w − w0‖²/2), which tends to λ − (m − 1)/ln nβ for
-  multiplicity m. Where that has a closed form or an integral, the estimate is held against it, and it against λ.
-- The step is finite: a direction of curvature c is sampled wider by 1/(1 − step·nβ·c/4). With the settings here that is
-  at most STEP_BIAS.
+- nβ is finite. The chains sample E[nβ·L] under exp(−nβ·L − γ‖w − w0‖²/2), which tends to λ − (m − 1)/ln nβ for
+multiplicity m. If this mean is known in closed form or as an integral, the estimate is compared with it, and it with λ.
+- The step is finite: a direction of curvature c is sampled wider by 1/(1 − step·nβ·c/4). With the settings here this is
+at most STEP_BIAS.
 """
 
 import math
@@ -28,12 +28,12 @@ STEP_BIAS = 0.05
 
 
 def check(result: RlctEstimate, index: int, expected: float) -> None:
-    """Within three standard errors of what is expected, but for the bias of the step, and judged to be usable."""
+    """Within three standard errors of the expected value, up to the bias of the step, and with a usable verdict."""
     estimate, error = result.estimate[index], result.standard_error[index]
     assert abs(estimate - expected) < 3 * error + STEP_BIAS * expected, (estimate, error, expected)
-    # The check above means something.
+    # The check above is strict.
     assert error < 0.06 * expected
-    # With a pull this weak, weights that the loss leaves free spread on and on: there "drifting" is the right word.
+    # With such a weak pull, weights that do not affect the loss spread on and on: "drifting" is then correct.
     assert result.verdicts[index] in ("sound", "drifting"), result.judgements[index]
 
 
@@ -43,7 +43,7 @@ REGULAR = (1, 2, 5, 20)
 
 
 class LinearRegressions(ReplicatedModule):
-    """Replicate r regresses on the first REGULAR[r] inputs, from its least-squares solution on."""
+    """Replicate r regresses on the first REGULAR[r] inputs, and starts at its least-squares solution."""
 
     mask: Tensor
 
@@ -70,7 +70,7 @@ def regular(settings: RlctConfig) -> RlctEstimate:
     return estimate_rlct(LinearRegressions(inputs, targets), split, settings, 0, sample_losses=squared_errors)
 
 
-# γ holds a direction of curvature c back by γ/(nβ·c) = 0.7 %.
+# γ narrows a direction of curvature c by γ/(nβ·c) = 0.7 %.
 REGULAR_SETTINGS = RlctConfig(
     step_size=2e-4, localization=1.0, nbeta="dataset", chains=64, draws=2000, batch_size=100, burn_in_fraction=0.25
 )
@@ -95,8 +95,8 @@ def test_a_regular_model_has_half_its_parameters(plain: RlctEstimate, parameters
 def test_the_preconditioned_sampler_is_too_high_by_less_than_a_quarter(
     preconditioned: RlctEstimate, parameters: int
 ) -> None:
-    # Its preconditioner moves with the weights, and the term that would make up for it (Li et al. 2016, eq. 7) is left
-    # out: measured 10 to 22 % over step sizes and batches, and no smaller with smaller steps.
+    # The preconditioner changes with the weights, and devinterp omits the term that corrects for this (Li et al. 2016,
+    # eq. 7). The measured bias is 10 to 22 % over step sizes and batches, and no smaller with smaller steps.
     index = REGULAR.index(parameters)
     ratio = preconditioned.estimate[index] / (parameters / 2)
     error = preconditioned.standard_error[index] / (parameters / 2)
@@ -157,7 +157,7 @@ def reduced_rank_lambda(inputs: int, outputs: int, hidden: int, rank: int) -> fl
 
 
 class ReducedRankRegressions(ReplicatedModule):
-    """Replicate r is REDUCED_RANK[r] at its most singular point: hidden units that the truth does not need are zero."""
+    """Replicate r is REDUCED_RANK[r] at its most singular point: hidden units beyond the true rank are zero."""
 
     first_mask: Tensor
     second_mask: Tensor
@@ -211,11 +211,12 @@ def _reduced_rank_at(nbeta: float, gamma: float, inputs: int, outputs: int, hidd
     return float((weight * inputs / 2 * (nbeta * squares / (gamma + nbeta * squares)).sum(axis=1)).sum() / weight.sum())
 
 
-# Normal crossings, L = Π wᵢ^(2kᵢ): λ = 1/(2·max kᵢ), its multiplicity how often the largest kᵢ occurs.
+# Normal crossings, L = Π wᵢ^(2kᵢ): λ = 1/(2·max kᵢ); the multiplicity is the number of times that the largest kᵢ
+# occurs.
 
 MONOMIALS = ((2, 0), (3, 0), (1, 1), (1, 2), (2, 2))
-# E[nβ·L] at nβ = 1000, γ = 1 as a share of λ. What is missing falls as a power of nβ where the multiplicity is 1, and
-# with its logarithm where it is 2.
+# E[nβ·L] at nβ = 1000, γ = 1 as a share of λ. The missing share falls as a power of nβ for multiplicity 1, and as 1/ln
+# nβ for multiplicity 2.
 SHARE_OF_LAMBDA = {(2, 0): 0.99, (3, 0): 0.97, (1, 1): 0.78, (1, 2): 0.90, (2, 2): 0.66}
 
 
@@ -250,7 +251,7 @@ def test_a_monomial_has_the_lambda_of_its_largest_exponent(monomials: RlctEstima
 
 
 def test_the_bias_of_multiplicity_two_goes_as_the_logarithm_of_nbeta() -> None:
-    # λ − (m − 1)/ln nβ: the reciprocal of what is missing of λ grows by 1 with every factor e of nβ.
+    # λ − (m − 1)/ln nβ: the reciprocal of the difference from λ grows by 1 with every factor e of nβ.
     missing = [0.5 - _monomial_at(nbeta, 1.0, (1, 1)) for nbeta in (1e4, 1e5, 1e6, 1e7)]
     growth = np.diff([1 / m for m in missing]) / math.log(10)
     assert growth == pytest.approx([1.0] * 3, abs=0.1)

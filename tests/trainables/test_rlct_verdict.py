@@ -1,4 +1,4 @@
-"""Verdicts: each on chains that really behave so, and each threshold on its own."""
+"""Verdicts: each one on real chains with that behaviour, and each threshold by itself."""
 
 import math
 from dataclasses import fields
@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import small_trial
 from trainables import RlctConfig, run_experiment
 from trainables.networks import ReplicatedNetwork
-from trainables.rlct import ADVICE, VERDICTS, Diagnostics, RlctVerdict, estimate_rlct
+from trainables.outcomes import VERDICTS, RlctVerdict, worst_verdict
+from trainables.rlct import Diagnostics, estimate_rlct
 from trainables.rlct.verdict import judge
 from trainables.tasks import Split, TaskData
 
@@ -37,10 +38,10 @@ def untrained(digits: TaskData) -> tuple[ReplicatedNetwork, Split]:
     [
         ({}, "sound"),
         ({"sampler": "rmsprop_sgld", "step_size": 1e-4}, "sound"),
-        # Too few draws, or too small steps, to get where the pull would let the chains go.
+        # Too few draws or too small steps for the chains to reach their final spread.
         ({"draws": 40}, "drifting"),
         ({"step_size": 1e-4}, "drifting"),
-        # Steps that overshoot: the chains agree with each other, on a number four times too large.
+        # Steps that overshoot: the chains agree, but on a number four times too large.
         ({"step_size": 0.03, "draws": 200}, "diverged"),
         ({"step_size": 1.0, "draws": 200}, "diverged"),
     ],
@@ -64,7 +65,7 @@ def test_a_network_that_is_still_learning_is_not_at_a_minimum_whatever_the_sampl
 def test_a_network_without_a_gradient_on_a_plateau_is_not_at_a_minimum(
     trained: tuple[ReplicatedNetwork, Split],
 ) -> None:
-    # As self-modeling at a large weight leaves a narrow network: dead hidden units, one answer for everything.
+    # A narrow network after self-modeling with a large weight: dead hidden units, the same answer for all inputs.
     dead = trained[0].repeated(1)
     for name, parameter in dead.named_parameters():
         parameter.data.fill_(-0.1 if name.startswith("hidden") and name.endswith("bias") else 0.0)
@@ -74,8 +75,12 @@ def test_a_network_without_a_gradient_on_a_plateau_is_not_at_a_minimum(
 
 
 GOOD = {field.name: 0.0 for field in fields(Diagnostics)} | {
-    "r_hat": 1.02, "effective_draws": 80.0, "distance_ratio": 1.0, "settled": 0.95, "stiffness": 0.1,
-}  # fmt: skip
+    "r_hat": 1.02,
+    "effective_draws": 80.0,
+    "distance_ratio": 1.0,
+    "settled": 0.95,
+    "stiffness": 0.1,
+}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,7 @@ GOOD = {field.name: 0.0 for field in fields(Diagnostics)} | {
         (10.0, 0.5, {"distance_ratio": 1.6}, "diverged", "1.6 times as far"),
         (10.0, 0.5, {"stiffness": 0.6}, "diverged", "curvature / 2 is 0.6"),
         (math.nan, math.nan, {"r_hat": math.nan}, "diverged", "not finite"),
-        # The worse comes first: what is no minimum cannot be mended by more draws.
+        # The worse verdict comes first: more draws do not help where there is no minimum.
         (-5.0, 3.0, {"r_hat": 1.5, "settled": 0.1}, "not_a_minimum", "the estimate is -5"),
     ],
 )
@@ -106,12 +111,18 @@ def test_each_measure_has_its_verdict_and_says_so(
     judgement = judge(estimate, error, GOOD | changed)
     assert judgement.verdict == verdict
     assert reason in judgement.reason
-    assert judgement.advice == ADVICE[verdict]
+    assert judgement.advice == VERDICTS[verdict].advice
 
 
 def test_every_verdict_says_what_to_change_in_one_line() -> None:
-    assert set(ADVICE) == set(VERDICTS)
-    assert all(advice.endswith(".") and "\n" not in advice for advice in ADVICE.values())
+    for verdict in VERDICTS.values():
+        assert all(text.endswith(".") and "\n" not in text for text in (verdict.meaning, verdict.advice, verdict.why))
+
+
+def test_a_trials_verdict_is_the_worst_of_its_replicates_and_the_two_worst_are_not_usable() -> None:
+    assert list(VERDICTS) == ["sound", "drifting", "chains_disagree", "not_a_minimum", "diverged"]
+    assert worst_verdict(["sound", "chains_disagree", "drifting"]) == "chains_disagree"
+    assert [verdict.name for verdict in VERDICTS.values() if not verdict.usable] == ["not_a_minimum", "diverged"]
 
 
 def test_the_diagnostics_of_chains_that_all_diverge_are_not_numbers(trained: tuple[ReplicatedNetwork, Split]) -> None:

@@ -1,4 +1,4 @@
-"""What every task keeps to: small files of its format are tested on every machine, the real data where it is there."""
+"""The contract of tasks, tested with small files of each format on every machine, and with the real data if present."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from trainables.errors import ConfigError
 from trainables.tasks import NO_TOKEN, TASKS, DataShape, InputSpec, Recipe, Task, TaskData
 
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imdb": "IMDB"}
-# Every task in turn, with small files in the place of its own where it reads any; and the real data sets.
+# Every task in turn, with small files if it reads files; and the real data sets.
 SMALL = [f"{name}-small" if name in FILES else name for name in sorted(TASKS)]
 small_data = pytest.mark.parametrize("task_data", SMALL, indirect=True)
 small_or_full_data = pytest.mark.parametrize("task_data", [*SMALL, *sorted(FILES)], indirect=True)
@@ -64,7 +64,7 @@ def test_every_task_gives_floats_in_range_or_tokens_of_its_vocabulary(task_data:
             assert inputs.max() < task_data.vocabulary
             is_token = inputs != NO_TOKEN
             assert is_token[:, 0].all()  # no text is empty
-            assert not (is_token[:, 1:] & ~is_token[:, :-1]).any()  # and nothing comes after its end
+            assert not (is_token[:, 1:] & ~is_token[:, :-1]).any()  # no tokens after a text's end
         else:
             assert inputs.dtype == np.float32
             assert inputs.min() == pytest.approx(-1)
@@ -134,7 +134,7 @@ def test_every_task_holds_out_a_stratified_validation_split_from_training_data_a
 
 
 def test_validation_and_training_samples_are_disjoint_and_complete(digits: TaskData) -> None:
-    # Give every sample a name of its own, and see where the names go.
+    # Give every sample a unique value, and check where the values go.
     named = replace(digits, train_inputs=np.arange(len(digits.train_labels), dtype=np.float32)[:, None])
     splits = named.split(0.2, seed=0)
     assert splits.validation is not None
@@ -184,7 +184,7 @@ def test_augmented_images_are_other_images_of_the_same_shape_type_and_range(task
 def test_every_task_is_trained_and_measured_by_its_recipe(task_data: TaskData) -> None:
     recipe = TASKS[task_data.task].recipe
     short = {"epochs": 2, "batch_size": 5, "validation_fraction": 0.5}
-    # Steps this small stay near any network, and these are barely trained.
+    # Such small steps stay near the trained weights, and these networks are barely trained.
     few_draws = {"draws": 8, "chains": 2, "batch_size": 2, "step_size": 1e-6}
     config = TrialConfig.from_recipe(
         task_data.task, aux_weight=0.1, network={"width": 32}, training=short, rlct=few_draws, observer={"epochs": 1}
@@ -206,7 +206,7 @@ def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
 
 
 class Xor(Task):
-    """A task of one's own: the whole of what adding one takes, with a line in TASKS."""
+    """An added task: this class, and a line in TASKS."""
 
     name = "xor"
     summary = "two bits"

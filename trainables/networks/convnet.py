@@ -9,52 +9,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.config import NetworkConfig
-from trainables.networks.base import Activations, Head, Layer, ReplicatedNetwork, make_dropout
+from trainables.networks.architectures.base import Head
+from trainables.networks.architectures.convnet import ConvNet
+from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
 from trainables.networks.layers import ReplicatedConv2d, ReplicatedLinear, weights_by_name
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
-
-# Units of the dense layer for each channel of the first convolution.
-DENSE_PER_CHANNEL = 8
 
 
 class ReplicatedConvNet(ReplicatedNetwork):
     """R networks: conv1 → … → dense → head.
 
-    A stage is a 3×3 convolution, ReLU and 2×2 max-pooling; the first has `width` channels and each next one twice as
-    many. The dense ReLU layer has 8 · `width` units. A stage's activations are those after pooling.
+    A stage is a 3×3 convolution, ReLU and 2×2 max-pooling; the first has `width` channels, each later one twice as many
+    as the one before. The dense ReLU layer has 8 · `width` units. A stage's activations are those after pooling.
     """
 
-    architecture: ClassVar[str] = "convnet"
-    summary: ClassVar[str] = (
-        "hidden_layers stages of 3×3 convolution, ReLU and pooling, with width, 2·width, … channels, then a ReLU layer "
-        f"of {DENSE_PER_CHANNEL}·width units"
-    )
     evaluation_batch: ClassVar[int] = 1024
     stages: nn.ModuleList
     dense: ReplicatedLinear
-
-    @classmethod
-    def refusal(cls, config: NetworkConfig, inputs: InputSpec) -> str | None:
-        if not inputs.is_image:
-            return "reads images alone"
-        if config.hidden_layers < 1:
-            return "needs hidden_layers 1 or more"
-        stages = min(inputs.shape[1:]).bit_length() - 1
-        if config.hidden_layers > stages:
-            return (
-                f"halves the image in each stage, which {inputs.shape[1]}×{inputs.shape[2]} pixels allow {stages} times"
-            )
-        return None
-
-    @classmethod
-    def describe(cls, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
-        _, height, width = inputs.shape
-        stages = tuple(
-            Layer(f"conv{n}", n, (config.width * 2 ** (n - 1), height >> n, width >> n))
-            for n in range(1, config.hidden_layers + 1)
-        )
-        return (*stages, Layer("dense", len(stages) + 1, (DENSE_PER_CHANNEL * config.width,), feeds_head=True))
 
     @classmethod
     def build(
@@ -62,7 +34,7 @@ class ReplicatedConvNet(ReplicatedNetwork):
     ) -> Self:
         network = cls(head.classes)
         streams, replicates = generators(seeds, "initialisation"), len(seeds)
-        *stages, dense = cls.describe(config, inputs)
+        *stages, dense = ConvNet().describe(config, inputs)
         channels = [inputs.shape[0], *(stage.shape[0] for stage in stages)]
         network.stages = nn.ModuleList(
             ReplicatedConv2d(replicates, incoming, outgoing, kernel=3) for incoming, outgoing in pairwise(channels)
@@ -80,11 +52,11 @@ class ReplicatedConvNet(ReplicatedNetwork):
         recorded: dict[int, list[Tensor]] = {depth: [] for depth in record if depth <= len(stages)}
         flat = []
         for replicate in range(self.replicates):
-            # With the channels last, convolution and pooling of few channels take half the time on a CPU.
+            # On a CPU, convolution and pooling of few channels take half the time with the channels last.
             image = inputs[replicate // copies].contiguous(memory_format=torch.channels_last)
             for depth, stage in enumerate(stages, 1):
                 weight, bias = stage[replicate]
-                # ReLU is monotone: after pooling it gives the same, of a quarter of the values.
+                # ReLU is monotone: applied after pooling it gives the same result, from a quarter of the values.
                 image = torch.relu(functional.max_pool2d(functional.conv2d(image, weight, bias, padding=1), 2))
                 if depth in recorded:
                     recorded[depth].append(image.flatten(1))

@@ -1,43 +1,24 @@
 """The text classifier of the published study: the mean of a text's token vectors, hidden ReLU layers, a linear head."""
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 from torch import Tensor
 
 from trainables.config import NetworkConfig
-from trainables.networks.base import Activations, Head, Layer, ReplicatedNetwork, make_dropout
+from trainables.networks.architectures.base import Head
+from trainables.networks.architectures.embedding_bag import EMBEDDING_UNITS
+from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
 from trainables.networks.layers import ReplicatedEmbedding, ReplicatedHiddenLayers, weights_by_name
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
-
-# Premakumar et al. (2024), arXiv 2407.10188.
-EMBEDDING_UNITS = 64
 
 
 class ReplicatedEmbeddingBag(ReplicatedNetwork):
     """R networks: tokens → embedding (mean of 64-dimensional vectors) → hidden1 → … → head, ReLU after hidden ones."""
 
-    architecture: ClassVar[str] = "embedding_bag"
     embedding: ReplicatedEmbedding
     hidden: ReplicatedHiddenLayers
-    summary: ClassVar[str] = (
-        f"mean of {EMBEDDING_UNITS}-dimensional token vectors, then hidden_layers ReLU layers of width units"
-    )
-
-    @classmethod
-    def refusal(cls, config: NetworkConfig, inputs: InputSpec) -> str | None:
-        if not inputs.is_text:
-            return "reads text alone"
-        return "needs hidden_layers 1 or more" if config.hidden_layers < 1 else None
-
-    @classmethod
-    def describe(cls, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
-        last = config.hidden_layers
-        return (
-            Layer("embedding", 1, (EMBEDDING_UNITS,)),
-            *(Layer(f"hidden{n}", n + 1, (config.width,), n == last) for n in range(1, last + 1)),
-        )
 
     @classmethod
     def build(

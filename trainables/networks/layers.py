@@ -1,4 +1,4 @@
-"""Layers with a leading replicate axis, initialised as PyTorch's own."""
+"""Layers with a leading replicate axis, initialised as PyTorch initialises its own."""
 
 import math
 from collections.abc import Collection, Iterable, Sequence
@@ -22,8 +22,8 @@ class ReplicatedLinear(nn.Module):
     def initialize(self, generators: Sequence[torch.Generator], rows: Sequence[int] | None = None) -> None:
         """Draw PyTorch's default initialisation, U(±1/√inputs), for each replicate from its own generator.
 
-        `rows` cuts the outputs into blocks drawn one after the other, so that the first block's values do not depend
-        on whether others follow: a self-modeling network starts from the class weights of its baseline.
+        `rows` divides the outputs into blocks drawn one after the other, so that later blocks do not change the values
+        of the first: a self-modeling network starts from the class weights of its baseline.
         """
         outputs, inputs = self.weight.shape[1:]
         bound = 1 / math.sqrt(inputs)
@@ -52,7 +52,7 @@ class ReplicatedLinear(nn.Module):
 
 
 class ReplicatedHiddenLayers(nn.Module):
-    """R stacks of fully connected ReLU layers; `sizes` are their inputs and then the units of each layer."""
+    """R stacks of fully connected ReLU layers; `sizes` lists the inputs and then the units of each layer."""
 
     def __init__(self, replicates: int, sizes: Sequence[int]):
         super().__init__()
@@ -87,8 +87,8 @@ class ReplicatedHiddenLayers(nn.Module):
 class ReplicatedConv2d(nn.Module):
     """The weights of R convolutions with square kernels: weight (R, outputs, inputs, k, k), bias (R, outputs) or none.
 
-    There is no forward pass for all of them: a grouped convolution is slower than one after the other. Networks run
-    their replicates in turn, with what `unbind` gives.
+    It has no forward pass: a grouped convolution is slower than R convolutions in turn. Networks run their replicates
+    one after the other, with the parameters from `unbind`.
     """
 
     def __init__(self, replicates: int, inputs: int, outputs: int, kernel: int, bias: bool = True):
@@ -112,7 +112,7 @@ class ReplicatedConv2d(nn.Module):
 
 
 class ReplicatedNorm(nn.Module):
-    """The scales and shifts of R normalisations of `units` units, weight 1 and bias 0 at first: (R, units)."""
+    """The scales and shifts of R normalisations of `units` units, (R, units): initially weight 1, bias 0."""
 
     def __init__(self, replicates: int, units: int):
         super().__init__()
@@ -149,7 +149,7 @@ class ReplicatedEmbedding(nn.Module):
     def __init__(self, replicates: int, vocabulary: int, units: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(replicates, vocabulary, units))
-        self.sparse = False  # whether gradients are sparse in training; evaluation always has dense ones
+        self.sparse = False  # whether gradients are sparse in training; in evaluation they are dense
 
     @torch.no_grad()
     def initialize(self, generators: Sequence[torch.Generator]) -> None:
@@ -158,12 +158,12 @@ class ReplicatedEmbedding(nn.Module):
             self.weight[replicate].copy_(torch.randn(self.weight.shape[1:], generator=generator))
 
     def mean(self, tokens: Tensor) -> Tensor:
-        """The mean vector of every text's tokens: (G, B, longest), negative after a text's end, to (R, B, units)."""
+        """Map tokens (G, B, longest), negative after a text's end, to the mean vector of each text, (R, B, units)."""
         vectors: Tensor = _EmbeddingMean.apply(self.weight, tokens, self.sparse and self.training)
         return vectors
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The vector of every token: (G, B, longest), negative after a text's end, to (R, B, longest, units)."""
+        """Map tokens (G, B, longest), negative after a text's end, to their vectors, (R, B, longest, units)."""
         replicates, _, units = self.weight.shape
         each = tokens.clamp(min=0).repeat_interleave(replicates // len(tokens), dim=0).long()
         return functional.embedding(each + _first_rows(self.weight).view(-1, 1, 1), self.weight.view(-1, units))
@@ -172,8 +172,8 @@ class ReplicatedEmbedding(nn.Module):
 class ReplicatedDropout(nn.Module):
     """Dropout that each of R replicates draws from a generator of its own.
 
-    A replicate then loses the same units whether it is trained alone or with others. The generators draw on the CPU,
-    and are not copied: copies of a network that are made to be measured are in evaluation mode.
+    So a replicate drops the same units whether it is trained alone or with others. The generators draw on the CPU and
+    are not copied: copies of a network are only measured, in evaluation mode.
     """
 
     def __init__(self, probability: float, generators: Sequence[torch.Generator]):
@@ -182,7 +182,7 @@ class ReplicatedDropout(nn.Module):
         self._generators = generators
 
     def forward(self, inputs: Tensor, replicate: int | None = None) -> Tensor:
-        """Drop units of (R, B, …), or of one replicate's (B, …); the kept ones are scaled by 1/(1 − probability)."""
+        """Drop units of (R, B, …), or of one replicate's (B, …); scale the kept units by 1/(1 − probability)."""
         if not self.training:
             return inputs
         if replicate is None:
@@ -201,7 +201,7 @@ class ReplicatedDropout(nn.Module):
 
 
 class _EmbeddingMean(torch.autograd.Function):
-    """Mean of embedding vectors over the tokens of each text, with a gradient that is sparse if asked to be.
+    """Mean of embedding vectors over the tokens of each text, with a sparse gradient if requested.
 
     PyTorch's own embedding_bag has sparse gradients for one table only, not for a stack of them.
     """

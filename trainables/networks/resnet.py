@@ -1,32 +1,20 @@
 """ResNet-18 for small images, with or without fully connected hidden layers before its head."""
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.config import NetworkConfig
-from trainables.networks.base import Activations, Head, Layer, ReplicatedNetwork, make_dropout
+from trainables.networks.architectures.base import Head
+from trainables.networks.architectures.resnet import BLOCKS, STEM_CHANNELS, Block
+from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
 from trainables.networks.layers import ReplicatedBatchNorm, ReplicatedConv2d, ReplicatedHiddenLayers, weights_by_name
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
 
-
-class _Block(NamedTuple):
-    """Channels that come in and go out of a residual block, and by how much it shrinks the image."""
-
-    incoming: int
-    outgoing: int
-    stride: int
-
-
-STEM_CHANNELS = 64
-BLOCKS = (
-    _Block(64, 64, 1), _Block(64, 64, 1), _Block(64, 128, 2), _Block(128, 128, 1),
-    _Block(128, 256, 2), _Block(256, 256, 1), _Block(256, 512, 2), _Block(512, 512, 1),
-)  # fmt: skip
 # PyTorch's defaults.
 NORM_MOMENTUM, NORM_EPSILON = 0.1, 1e-5
 
@@ -36,32 +24,13 @@ class ReplicatedResNet18(ReplicatedNetwork):
 
     He et al. (2016), arXiv 1512.03385, with a 3×3 stem of stride 1 and no max-pooling, as is usual for 32×32 images.
     `hidden_layers` fully connected ReLU layers of `width` units follow: 1 of 2000 in Premakumar et al. (2024), arXiv
-    2407.10188, or none. Replicates run in turn: each fills a GPU, and grouped convolutions are slower.
+    2407.10188, or none. Replicates run in turn: one fills a GPU, and grouped convolutions are slower.
     """
 
-    architecture: ClassVar[str] = "resnet18"
-    summary: ClassVar[str] = "ResNet-18 for small images, then hidden_layers (or none) ReLU layers of width units"
-    mixes_samples: ClassVar[bool] = True
     evaluation_batch: ClassVar[int] = 256
     stem: "_Convolution"
     blocks: nn.ModuleList
     hidden: ReplicatedHiddenLayers
-
-    @classmethod
-    def refusal(cls, config: NetworkConfig, inputs: InputSpec) -> str | None:
-        return None if inputs.is_image else "reads images alone"
-
-    @classmethod
-    def describe(cls, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
-        _, height, width = inputs.shape
-        layers = [Layer("stem", 1, (STEM_CHANNELS, height, width))]
-        for number, block in enumerate(BLOCKS, 1):
-            height, width = -(-height // block.stride), -(-width // block.stride)
-            layers.append(Layer(f"block{number}", number + 1, (block.outgoing, height, width)))
-        for number in range(1, config.hidden_layers + 1):
-            feeds_head = number == config.hidden_layers
-            layers.append(Layer(f"hidden{number}", len(layers) + 1, (config.width,), feeds_head))
-        return tuple(layers)
 
     @classmethod
     def build(
@@ -82,7 +51,8 @@ class ReplicatedResNet18(ReplicatedNetwork):
     def forward(self, inputs: Tensor, record: Collection[int] = ()) -> Activations:
         copies = self.replicates // len(inputs)
         trunk = (self.stem, *self.blocks)
-        # One split of every parameter for all replicates: taken one by one, each would cost a gradient of the whole.
+        # Split every parameter once for all replicates: indexing per replicate would compute a full-size gradient each
+        # time.
         taken_apart = [module.unbind() for module in trunk]
         recorded: dict[int, list[Tensor]] = {depth: [] for depth in record if depth <= len(trunk)}
         pooled = []
@@ -126,9 +96,15 @@ class _Convolution(nn.Module):
         kernel, scale, shift = parameters
         convolved = functional.conv2d(image, kernel, stride=self._stride, padding=kernel.shape[-1] // 2)
         normalized: Tensor = functional.batch_norm(
-            convolved, self.norm.running_mean[replicate], self.norm.running_var[replicate], scale, shift,
-            self.training, NORM_MOMENTUM, NORM_EPSILON,
-        )  # fmt: skip
+            convolved,
+            self.norm.running_mean[replicate],
+            self.norm.running_var[replicate],
+            scale,
+            shift,
+            self.training,
+            NORM_MOMENTUM,
+            NORM_EPSILON,
+        )
         return normalized
 
 
@@ -138,12 +114,13 @@ class _ResidualBlock(nn.Module):
     The ReLU after the sum is the network's.
     """
 
-    def __init__(self, replicates: int, block: _Block):
+    def __init__(self, replicates: int, block: Block):
         super().__init__()
         self.first = _Convolution(replicates, block.incoming, block.outgoing, kernel=3, stride=block.stride)
         self.second = _Convolution(replicates, block.outgoing, block.outgoing, kernel=3, stride=1)
-        resized = block.stride > 1 or block.incoming != block.outgoing
-        self.shortcut = _Convolution(replicates, block.incoming, block.outgoing, 1, block.stride) if resized else None
+        self.shortcut = (
+            _Convolution(replicates, block.incoming, block.outgoing, 1, block.stride) if block.resizes else None
+        )
 
     def initialize(self, streams: Sequence[torch.Generator]) -> None:
         for convolution in (self.first, self.second, self.shortcut):

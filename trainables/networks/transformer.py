@@ -8,17 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.config import NetworkConfig
-from trainables.networks.base import Activations, Head, Layer, ReplicatedNetwork, make_dropout
+from trainables.networks.architectures.base import Head
+from trainables.networks.architectures.transformer import EXPANSION, LONGEST, UNITS_PER_ATTENTION_HEAD
+from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
 from trainables.networks.layers import ReplicatedEmbedding, ReplicatedLayerNorm, ReplicatedLinear, weights_by_name
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
 
-# Tokens that are read of a text: attention costs the square of their number.
-LONGEST = 256
-UNITS_PER_ATTENTION_HEAD = 16
-# Units of the perceptron in a block for each unit of the block.
-EXPANSION = 4
-# Spread of the initial token and position vectors (Radford et al. 2018).
+# Standard deviation of the initial token and position vectors (Radford et al. 2018).
 EMBEDDING_STD = 0.02
 
 
@@ -26,32 +23,15 @@ class ReplicatedTransformer(ReplicatedNetwork):
     """R networks: tokens and positions → block1 → … → head.
 
     Pre-normalised blocks (Xiong et al. 2020, arXiv 2002.04745) of self-attention over the first 256 tokens and a GELU
-    perceptron. A block's activations are the mean of its outputs over the tokens of the text, the last one's after the
-    final layer normalisation: these are what the head reads.
+    perceptron. A block's activations are its outputs averaged over the tokens of the text. For the last block this is
+    after the final layer normalisation; the head reads them.
     """
 
-    architecture: ClassVar[str] = "transformer"
-    summary: ClassVar[str] = f"hidden_layers blocks of self-attention over {LONGEST} tokens, width units each"
     evaluation_batch: ClassVar[int] = 256
     tokens: ReplicatedEmbedding
     positions: ReplicatedEmbedding
     blocks: nn.ModuleList
     norm: ReplicatedLayerNorm
-
-    @classmethod
-    def refusal(cls, config: NetworkConfig, inputs: InputSpec) -> str | None:
-        if not inputs.is_text:
-            return "reads text alone"
-        if config.hidden_layers < 1:
-            return "needs hidden_layers 1 or more"
-        if config.width % UNITS_PER_ATTENTION_HEAD:
-            return f"needs a width that is a multiple of {UNITS_PER_ATTENTION_HEAD}"
-        return None
-
-    @classmethod
-    def describe(cls, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
-        last = config.hidden_layers
-        return tuple(Layer(f"block{n}", n, (config.width,), n == last) for n in range(1, last + 1))
 
     @classmethod
     def build(
@@ -76,7 +56,7 @@ class ReplicatedTransformer(ReplicatedNetwork):
 
     def forward(self, inputs: Tensor, record: Collection[int] = ()) -> Activations:
         tokens = inputs[..., : self.positions.weight.shape[1]]
-        # No text of the batch is longer than this, and attention need not look further.
+        # The longest text of the batch: attention beyond it is not needed.
         tokens = tokens[..., : max(1, int((tokens >= 0).sum(dim=2).max()))]
         stream = self.tokens(tokens) + self.positions.weight[:, None, : tokens.shape[2]]
         present = (tokens >= 0).repeat_interleave(self.replicates // len(tokens), dim=0)
@@ -113,7 +93,7 @@ class _Block(nn.Module):
             layer.initialize(streams)
 
     def forward(self, stream: Tensor, present: Tensor) -> Tensor:
-        """Stream (R, B, L, units); `present` (R, B, L) says which tokens there are."""
+        """Stream (R, B, L, units); `present` (R, B, L) marks the tokens within a text."""
         shape = stream.shape
         flat = stream.flatten(1, 2)
         flat = flat + self.mixed(self._attend(self.attention_norm(flat).view(shape), present).view_as(flat))
@@ -128,7 +108,7 @@ class _Block(nn.Module):
         queries, keys, values = projected.view(replicates * batch, longest, 3, -1, UNITS_PER_ATTENTION_HEAD).permute(
             2, 0, 3, 1, 4
         )
-        # An empty text attends to its first place: a softmax over nothing would not be a number.
+        # An empty text attends to its first position: a softmax over no tokens would be NaN.
         seen = present.clone()
         seen[..., 0] = True
         mixed: Tensor = functional.scaled_dot_product_attention(

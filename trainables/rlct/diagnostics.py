@@ -1,4 +1,4 @@
-"""How far an estimate can be trusted: measures of the chains and of where they started."""
+"""How far an estimate can be trusted: measures of the chains and of their starting point."""
 
 import math
 import warnings
@@ -10,7 +10,7 @@ from trainables.config import RlctConfig
 from trainables.rlct.losses import Start
 from trainables.rlct.sampling import RMSPROP_EPSILON, Trace
 
-# Windows that a chain's kept draws are cut into, to see past the noise of single batches.
+# A chain's kept draws are averaged over this many windows, against the noise of single batches.
 WINDOWS = 10
 
 
@@ -20,20 +20,20 @@ class Diagnostics:
 
     r_hat: np.ndarray  # rank-normalised split R-hat of the kept draws over chains (Vehtari et al. 2021); 1 is best
     effective_draws: np.ndarray  # effective sample size of the kept draws of all chains together
-    error_of_draws: np.ndarray  # standard error of the estimate by the effective draws, in units of the rlct
+    error_of_draws: np.ndarray  # standard error of the estimate from the effective draws, in units of the rlct
     drift: np.ndarray  # rise from the first to the second half of the kept draws, in units of the rlct
     drift_se: np.ndarray  # its standard error over chains
     negative_share: np.ndarray  # share of the kept windows in which the loss is lower than that of the trained weights
     distance: np.ndarray  # ‖w − w0‖ of the last draw, mean over chains
     distance_ratio: np.ndarray  # distance over that on a flat loss; above 1 the loss pushed the chains away
     gradient_norm: np.ndarray  # ‖∇L(w0)‖ over all training samples
-    descent: np.ndarray  # how far the loss falls along this gradient within reach of a chain, in units of the rlct
+    descent: np.ndarray  # fall of the loss along this gradient within a chain's reach, in units of the rlct
     stiffness: np.ndarray  # step × nβ × largest curvature / 2: x → (1 − stiffness)·x is a step towards the minimum
-    settled: np.ndarray  # share of its final variance that a weight on a flat loss has in the kept draws
+    settled: np.ndarray  # variance of a weight on a flat loss in the kept draws, as a share of its final variance
 
 
 def diagnose(trace: Trace, start: Start, config: RlctConfig, nbeta: float) -> Diagnostics:
-    """Measure the chains of every replicate; NaN where one of them diverged."""
+    """Measure the chains of every replicate; NaN if one of them diverged."""
     # arviz-stats takes seconds to import, and only this function needs it.
     from arviz_stats.base.array import array_stats
 
@@ -43,7 +43,7 @@ def diagnose(trace: Trace, start: Start, config: RlctConfig, nbeta: float) -> Di
     finite = np.isfinite(rise).all(axis=(1, 2))
     windows = np.stack([w.mean(axis=2) for w in np.array_split(rise, min(WINDOWS, config.kept_draws), axis=2)])
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # Chains that do not move have no variance: NaN is the right answer.
+        # Chains that do not move have variance 0, and NaN is then correct.
         warnings.simplefilter("ignore", RuntimeWarning)
         r_hat = np.asarray(array_stats.rhat(rise, chain_axis=1, draw_axis=2))
         effective_draws = np.asarray(array_stats.ess(rise, chain_axis=1, draw_axis=2, method="mean"))
@@ -75,7 +75,7 @@ def flat_spread(config: RlctConfig) -> float:
 
 
 def _settled(config: RlctConfig) -> float:
-    """Mean of 1 − exp(−γt) over the kept draws; 0 where no pull limits the variance."""
+    """Mean of 1 − exp(−γt) over the kept draws; 0 if γ = 0, where the variance grows without limit."""
     rate = config.localization * _largest_step(config)
     if rate == 0:
         return 0.0
@@ -83,10 +83,10 @@ def _settled(config: RlctConfig) -> float:
 
 
 def _descent(start: Start, config: RlctConfig, nbeta: float) -> np.ndarray:
-    """nβ·(‖g‖x − hx²/2), with x where a chain without noise would come along the gradient g of curvature h.
+    """nβ·(‖g‖x − hx²/2), with x the distance that a chain without noise moves along the gradient g; h is the curvature.
 
-    A constant force of 1 moves a weight by (1 − exp(−γt/2)) / γ in the time t (t/2 where γ = 0); the curvature holds
-    against it.
+    A constant force of 1 moves a weight by (1 − exp(−γt/2)) / γ in the time t (t/2 where γ = 0); the curvature shortens
+    this distance.
     """
     gamma, time = config.localization, _largest_step(config) * config.draws
     reach = -math.expm1(-gamma * time / 2) / gamma if gamma > 0 else time / 2
@@ -96,5 +96,5 @@ def _descent(start: Start, config: RlctConfig, nbeta: float) -> np.ndarray:
 
 
 def _largest_step(config: RlctConfig) -> float:
-    """The step of a weight; with preconditioning, that of a weight whose gradient is small against its ε."""
+    """The step of a weight; with preconditioning, the step of a weight with a gradient much smaller than ε."""
     return config.step_size / RMSPROP_EPSILON if config.sampler == "rmsprop_sgld" else config.step_size

@@ -1,4 +1,4 @@
-"""The estimate, with all that is needed to trust it or not."""
+"""The estimate, with all that is needed to judge it."""
 
 import math
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ import numpy as np
 
 from trainables.config import RlctConfig
 from trainables.networks import ReplicatedModule
+from trainables.outcomes import RlctVerdict, worst_verdict
 from trainables.rlct.diagnostics import Diagnostics, diagnose, flat_spread
 from trainables.rlct.losses import SampleLosses, cross_entropies, look_at_start
 from trainables.rlct.sampling import DrawCallback, Sampler, Trace
-from trainables.rlct.verdict import VERDICTS, Judgement, RlctVerdict, judge_all
+from trainables.rlct.verdict import Judgement, judge_all
 from trainables.tasks import Split
 
 
@@ -38,18 +39,18 @@ class RlctEstimate:
 
     @cached_property
     def judgements(self) -> tuple[Judgement, ...]:
-        """Per replicate the verdict, the reason for it and what to change."""
+        """Verdict, reason and advice per replicate."""
         return judge_all(self.estimate, self.standard_error, self.diagnostics)
 
     @property
     def verdicts(self) -> tuple[RlctVerdict, ...]:
-        """Per replicate the verdict alone."""
+        """The verdict per replicate."""
         return tuple(judgement.verdict for judgement in self.judgements)
 
     @property
     def verdict(self) -> RlctVerdict:
         """The worst verdict of the replicates."""
-        return max(self.verdicts, key=VERDICTS.index)
+        return worst_verdict(self.verdicts)
 
 
 def resolve_nbeta(config: RlctConfig, training_samples: int) -> float:
@@ -73,19 +74,19 @@ def estimate_rlct(
 
         rlct = nβ · (mean loss of the kept draws − loss of the trained weights)
 
-    Every chain of every replicate starts at the trained weights and takes `config.draws` steps, each on a batch of its
-    own chain's reshuffled passes. The trained weights are held against each draw on the same batch: on the average that
-    is their loss over all samples, with less noise. The network is sampled in evaluation mode, whatever mode it is in:
-    batch norm with its running statistics, no dropout, and inputs as they are: where training changed them at random
-    (`training.augment`), the weights need not be at a minimum of this loss. Replicates and chains are sampled in one go
-    where the network is stackable, else one chain after the other.
+    Every chain of every replicate starts at the trained weights and takes `config.draws` steps. Each chain reshuffles
+    the samples for itself and takes a batch per step. Every draw is compared with the trained weights on the same
+    batch: the mean stays that over all samples, with less noise. The network is sampled in evaluation mode: batch norm
+    with its running statistics, no dropout, inputs unchanged. After training on changed inputs (`training.augment`),
+    the weights need not be at a minimum of this loss. Replicates and chains are sampled at once if the network is
+    stackable, otherwise one chain after the other.
 
     Args:
         network: of R replicates, a classifier without the self-model's rows; left unchanged.
         split: the training split, n samples.
         config: settings.
         seed: with `config.seed` it fixes batches and noise; the global random state is left as it was.
-        on_draw: called after each draw with the number of draws that all chains have done.
+        on_draw: called after each draw with the number of draws that all chains have completed.
         sample_losses: the loss in nats of every sample; cross-entropy unless given.
 
     Raises:

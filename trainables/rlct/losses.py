@@ -1,4 +1,4 @@
-"""The loss that is sampled, and the trained weights under it: the reference that every draw is compared with."""
+"""The loss that is sampled, and its values at the trained weights, with which every draw is compared."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from torch.nn import functional
 from trainables.networks import ReplicatedModule
 from trainables.tasks import Split
 
-# (network of M copies, inputs (G, B, …), labels (G, B)) to the loss of every sample, (M, B), in nats. G is M, or fewer:
-# then copies g·M/G … (g+1)·M/G − 1 share batch g.
+# Maps (network of M copies, inputs (G, B, …), labels (G, B)) to the loss of every sample, (M, B), in nats. If G is less
+# than M, copies g·M/G … (g+1)·M/G − 1 share batch g.
 SampleLosses = Callable[[Any, Tensor, Tensor], Tensor]
 
 
-# Curvature is measured on this many samples at most, and its largest value by so many power iterations.
+# Curvature is measured on at most this many samples, its largest value by this many power iterations.
 CURVATURE_SAMPLES, POWER_ITERATIONS = 4096, 5
 
 
@@ -47,8 +47,8 @@ def cross_entropies(network: Any, inputs: Tensor, labels: Tensor) -> Tensor:
 def look_at_start(network: ReplicatedModule, split: Split, sample_losses: SampleLosses, probe: float) -> Start:
     """Losses, gradient and curvature of the trained weights, in evaluation mode.
 
-    Curvature is that over a distance `probe`, by the difference of two gradients: a second derivative would not see the
-    kinks of a ReLU, nor exist for every layer.
+    Curvature is the difference of two gradients at a distance of `probe`: a second derivative misses the kinks of a
+    ReLU and does not exist for every layer.
     """
     parts = [network] if network.stackable else [network.replicate(index) for index in range(network.replicates)]
     seen = [_look_at(part, split, sample_losses, probe) for part in parts]
@@ -69,7 +69,7 @@ def _look_at(
     along, curvatures = gradient, []
     # Power iteration from the gradient, which lies near the sharpest direction after training.
     for _ in range(POWER_ITERATIONS):
-        # A gradient of exactly zero has no direction: divide it by something positive.
+        # A gradient of exactly zero has no direction: avoid dividing by zero.
         norm = dot(along, along, replicates).sqrt().clamp(min=torch.finfo(torch.float32).tiny)
         along = [part / norm.view(-1, *(1 for _ in part.shape[1:])) for part in along]
         with torch.no_grad():
@@ -87,7 +87,7 @@ def _look_at(
 def _losses_and_gradient(
     network: ReplicatedModule, split: Split, sample_losses: SampleLosses
 ) -> tuple[Tensor, list[Tensor]]:
-    """The loss of every sample, (R, n), and the gradient of their mean, a tensor per parameter."""
+    """The loss of every sample, (R, n), and the gradient of the mean loss, a tensor per parameter."""
     parameters = list(network.parameters())
     losses, gradient = [], [torch.zeros_like(parameter) for parameter in parameters]
     for inputs, labels in split.batches(network.evaluation_batch):

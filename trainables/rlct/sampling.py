@@ -1,7 +1,7 @@
 """The sampler: chains around the trained weights of every replicate, all at once where the network can be stacked.
 
-devinterp's SGMCMC takes the steps. Chains are one more copy of the replicate axis: the copies share no parameter, so
-the sum of their losses gives each one its own gradient, and one step moves all of them.
+devinterp's SGMCMC takes the steps. Chains are further copies along the replicate axis. The copies share no parameter,
+so the gradient of the summed loss holds each copy's own gradient, and one step moves all copies.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,17 +19,17 @@ from trainables.seeds import derived_seed
 from trainables.tasks import Split
 
 DrawCallback = Callable[[int], None]
-# devinterp's own settings of the preconditioner, named here because the diagnostics need one of them.
+# devinterp's default settings of the preconditioner; the diagnostics need one of them.
 RMSPROP_DECAY, RMSPROP_EPSILON = 0.99, 0.1
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What the sampler saw of R replicates in D draws of C chains."""
+    """Losses and distances in D draws of C chains for R replicates."""
 
-    loss: np.ndarray  # (D, R, C) of each draw's batch, nats; not finite from the draw on at which a chain diverged
+    loss: np.ndarray  # (D, R, C) of each draw's batch, nats; not finite after a chain has diverged
     start_loss: np.ndarray  # (D, R, C) of the trained weights on the same batches, nats
-    distance: np.ndarray  # (R, C) between the trained weights and those of the last draw, ‖w − w0‖
+    distance: np.ndarray  # (R, C) from the trained weights to the last draw, ‖w − w0‖
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Sampler:
     def sample(self, network: ReplicatedModule, on_draw: DrawCallback | None) -> Trace:
         """Run every chain of every replicate from the trained weights, in evaluation mode.
 
-        A chain that diverges does not touch the others. `on_draw` gets the number of draws that all chains have done.
+        A chain that diverges does not affect the others. `on_draw` gets the number of draws that all chains have
+        completed.
         """
         chains = tuple(range(self.config.chains))
         if network.stackable:
@@ -63,7 +64,7 @@ class Sampler:
                 on_draw(steps // len(stacks))
 
         parts = [self._sample_stack(stack, count) for stack in stacks]
-        # Stacks go through the replicates, and within each through its chains.
+        # Stacks are in order of replicates, and of chains within a replicate.
         shape = (self.config.draws, network.replicates, self.config.chains)
         return Trace(
             loss=np.concatenate([part.loss for part in parts], axis=1).reshape(shape),
@@ -93,7 +94,7 @@ class Sampler:
                 moved = [now.detach() - before for now, before in zip(copies.parameters(), origin, strict=True)]
                 distance = dot(moved, moved, len(losses)).sqrt().view(shape[1:])
             optimizer.zero_grad()
-            # The copies share no parameter: the gradient of the sum is each one's own, also where another one diverged.
+            # The copies share no parameter: each copy gets its own gradient, even if another one has diverged.
             torch.autograd.backward(losses.sum())
             optimizer.step(noise_generator=noise)
             done()
@@ -106,7 +107,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class _Stack:
-    """Chains that are sampled together: each of `chains` of each replicate in `network`."""
+    """Chains sampled at once: those numbered in `chains`, for each replicate in `network`."""
 
     network: ReplicatedModule
     replicates: tuple[int, ...]
@@ -115,7 +116,7 @@ class _Stack:
 
 def _make_optimizer(parameters: Iterable[nn.Parameter], config: RlctConfig, nbeta: float) -> Any:
     """devinterp's sampler, a PyTorch optimizer whose step is one draw."""
-    # It takes a second to import, and only this function needs it.
+    # devinterp takes a second to import, and only this function needs it.
     from devinterp.optim import SGMCMC
 
     settings = {"lr": config.step_size, "nbeta": nbeta, "localization": config.localization}
@@ -125,7 +126,7 @@ def _make_optimizer(parameters: Iterable[nn.Parameter], config: RlctConfig, nbet
 
 
 def _index_stream(samples: int, config: RlctConfig, seed: int, chain: int) -> Iterator[np.ndarray]:
-    """Batches of sample indices, from one reshuffled pass after the other."""
+    """Batches of sample indices; the samples are reshuffled for each pass."""
     rng = np.random.default_rng([derived_seed(seed, "sampler"), config.seed, chain])
     while True:
         order = rng.permutation(samples)

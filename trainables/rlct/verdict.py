@@ -1,50 +1,34 @@
-"""The verdict on an estimate: which of the things that must hold does not, by how much, and what to change."""
+"""The verdict on an estimate: which condition fails, by how much, and what to change."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from trainables.outcomes import VERDICTS, RlctVerdict
 from trainables.rlct.diagnostics import Diagnostics
 
-RlctVerdict = Literal["sound", "drifting", "chains_disagree", "not_a_minimum", "diverged"]
-# From best to worst; a trial's verdict is the worst of its replicates'.
-VERDICTS: tuple[RlctVerdict, ...] = ("sound", "drifting", "chains_disagree", "not_a_minimum", "diverged")
-# With these the number is no rlct at all: nothing may be ranked or fitted by it.
-UNUSABLE: tuple[RlctVerdict, ...] = ("not_a_minimum", "diverged")
-
-# What to change, one line each.
-ADVICE: dict[RlctVerdict, str] = {
-    "sound": "Nothing: the estimate can be used.",
-    "drifting": "The chains are still on their way: take more draws, larger steps or a larger localization.",
-    "chains_disagree": "The chains tell different stories: take more draws, more chains or a larger localization.",
-    "not_a_minimum": "The trained weights are no minimum, and the number says nothing of complexity: train longer, or "
-    "with a smaller aux_weight or learning rate; no setting of the sampler mends it.",
-    "diverged": "The steps are too large for the curvature: take a step_size (or nbeta) 3 to 10 times smaller.",
-}
-
-# Share of the estimate above which its error, its drift or a descent from the trained weights matters, and share of a
-# weight's final variance that may be missing.
+# Largest tolerated share of the estimate for its error, its drift and a descent from the trained weights, and of a
+# weight's final variance that is missing.
 TOLERANCE = 0.1
 # A drift counts if it is larger than this many of its standard errors.
 DRIFT_STANDARD_ERRORS = 2.0
 # Rank-normalised split R-hat above which the chains are not samples of one distribution.
 MOST_R_HAT = 1.2
-# Below this many effective draws no error of the estimate can be believed.
+# With fewer effective draws, the error of the estimate cannot be trusted.
 FEWEST_EFFECTIVE_DRAWS = 10.0
-# Share of the kept windows that may lie below the trained weights' loss.
+# Largest tolerated share of kept windows with a loss below that of the trained weights.
 MOST_NEGATIVE_SHARE = 0.1
-# Chains that have come further than this times the distance on a flat loss were thrown out, not held in a basin.
+# Chains that go further than this times the distance on a flat loss were thrown out of the basin.
 MOST_DISTANCE_RATIO = 1.5
-# The steepest direction is sampled 1/(1 − stiffness/2) times too wide: a third with this, without end with 2.
+# The steepest direction is sampled 1/(1 − stiffness/2) times too wide: by a third at this value, without limit at 2.
 MOST_STIFFNESS = 0.5
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on one replicate and the measure that it rests on."""
+    """The verdict on one replicate, and the measure that led to it."""
 
     verdict: RlctVerdict
     reason: str
@@ -52,16 +36,16 @@ class Judgement:
     @property
     def advice(self) -> str:
         """What to change, in one line."""
-        return ADVICE[self.verdict]
+        return VERDICTS[self.verdict].advice
 
 
 def judge(estimate: float, standard_error: float, diagnostics: Mapping[str, float]) -> Judgement:
-    """Judge one replicate's estimate by its standard error over chains and its Diagnostics; the first that holds."""
+    """Judge a replicate's estimate by standard error over chains and Diagnostics: the first verdict that applies."""
     d = diagnostics
     tolerated = TOLERANCE * abs(estimate)
-    # The chains' spread is itself uncertain with few of them: their effective draws give a second opinion.
+    # With few chains their spread is uncertain: the effective draws give a second estimate of the error.
     error = max(standard_error, d["error_of_draws"])
-    # A difference of two halves has twice the standard error of the whole.
+    # The difference of two halves has twice the standard error of the mean of all draws.
     drift_error = max(d["drift_se"], 2 * d["error_of_draws"])
     drift, least_drift = abs(d["drift"]), max(tolerated, DRIFT_STANDARD_ERRORS * drift_error)
     checks: tuple[tuple[RlctVerdict, bool, str], ...] = (

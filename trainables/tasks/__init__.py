@@ -1,9 +1,8 @@
-"""The tasks. A new one is one file and one line in TASKS."""
+"""The tasks. A new task is one file and one line in TASKS."""
 
-import difflib
 from pathlib import Path
 
-from trainables.errors import ConfigError
+from trainables.registry import find
 from trainables.tasks.base import NO_TOKEN, DataShape, InputSpec, Recipe, Split, Splits, Task, TaskData
 from trainables.tasks.cifar10 import Cifar10
 from trainables.tasks.digits import Digits
@@ -31,13 +30,9 @@ def get_task(name: str) -> Task:
     """The task of that name.
 
     Raises:
-        ConfigError: there is none; the message lists those there are.
+        ConfigError: the name is unknown; the message lists the known ones.
     """
-    if name not in TASKS:
-        close = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(f"task {name!r} is unknown: {hint}the tasks are {', '.join(sorted(TASKS))}")
-    return TASKS[name]
+    return find("task", name, TASKS)
 
 
 def load_task(name: str, root: Path | None = None) -> TaskData:
@@ -45,7 +40,7 @@ def load_task(name: str, root: Path | None = None) -> TaskData:
 
     Raises:
         ConfigError: the task is unknown.
-        DataError: the data is missing and cannot be fetched, or is not what it should be.
+        DataError: the data is missing and cannot be downloaded, or has the wrong content.
     """
     task = get_task(name)
     data = task.load(root)

@@ -1,4 +1,9 @@
-"""What a task is: data in memory, its splits, its digest and the published recipe."""
+"""What a task is: data in memory, its splits, its digest and the published recipe.
+
+Only functions that make tensors import PyTorch: studies are checked and data is read without it.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import warnings
@@ -6,22 +11,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from trainables.config import NetworkConfig, RlctConfig, TrainingConfig
 from trainables.errors import DataError
 
-# Stands after the end of a text, where others are longer.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# Fills a text up to the length of the longest one.
 NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings a task is trained and measured with where a study does not say otherwise."""
+    """The settings for training and measuring a task, unless a study sets others."""
 
     training: TrainingConfig
     rlct: RlctConfig
@@ -29,7 +36,7 @@ class Recipe:
     target_depth: int | str = "last"  # the published target layers, as a study names them
 
     def network_with(self, fields: Mapping[str, Any]) -> NetworkConfig:
-        """The recipe's network with other fields; of another architecture, its sizes mean nothing.
+        """The recipe's network with these fields replaced; for another architecture the recipe's sizes are left out.
 
         Raises:
             pydantic.ValidationError: a field is unknown or impossible.
@@ -42,7 +49,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What one sample is: float values of that shape, or a text of up to shape[0] tokens."""
+    """The form of one sample: float values of this shape, or a text of up to shape[0] tokens."""
 
     shape: tuple[int, ...]  # an image is (channels, height, width)
     vocabulary: int | None = None  # different tokens, for text
@@ -58,7 +65,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class DataShape:
-    """The sizes of a data set: all that a network or a plan needs to know before the data is read."""
+    """The sizes of a data set, which networks and plans need before the data is read."""
 
     inputs: InputSpec
     classes: int
@@ -66,7 +73,7 @@ class DataShape:
     test_samples: int
 
     def training_size(self, validation_fraction: float) -> int:
-        """Number of training samples left when that share is held out."""
+        """Number of training samples left after holding out this share."""
         return self.train_samples - round(self.train_samples * validation_fraction)
 
 
@@ -80,7 +87,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, samples: int) -> "Split":
+    def first(self, samples: int) -> Split:
         """The first samples alone, or all if there are fewer."""
         return Split(self.inputs[:samples], self.labels[:samples])
 
@@ -92,7 +99,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of one trial; `validation` is None where the recipe trains on everything."""
+    """The splits of one trial; `validation` is None if the recipe trains on all training data."""
 
     train: Split
     validation: Split | None
@@ -100,7 +107,7 @@ class Splits:
 
     @property
     def held_out(self) -> Split:
-        """What training has not seen: the validation split, or the test split where there is none."""
+        """Samples not used in training: the validation split, or the test split if there is no validation split."""
         return self.test if self.validation is None else self.validation
 
 
@@ -147,9 +154,11 @@ class TaskData:
 
         n = len(self.train_labels)
         train, validation = train_test_split(
-            np.arange(n), test_size=n - self.shape.training_size(validation_fraction), stratify=self.train_labels,
+            np.arange(n),
+            test_size=n - self.shape.training_size(validation_fraction),
+            stratify=self.train_labels,
             random_state=seed,
-        )  # fmt: skip
+        )
         return Splits(
             _as_split(self.train_inputs[train], self.train_labels[train], device),
             _as_split(self.train_inputs[validation], self.train_labels[validation], device),
@@ -165,19 +174,19 @@ class Task(ABC):
     recipe: ClassVar[Recipe]
     shape: ClassVar[DataShape]
     needs_data_root: ClassVar[bool]
-    # Whether training.augment means something: `augment` then changes images.
+    # Whether training.augment can be true: `augment` then changes images.
     augments: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, root: Path | None) -> TaskData:
-        """Read the data into memory, fetching it first where it is missing and can be had.
+        """Read the data into memory; download it first if it is missing.
 
         Raises:
-            DataError: the data is missing and cannot be fetched, or is not what it should be.
+            DataError: the data is missing and cannot be downloaded, or has the wrong content.
         """
 
     def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
-        """Draw the random changes of one epoch, (samples, k): the same for the same state of the generator."""
+        """Draw the random changes of one epoch, (samples, k), decided by the state of the generator."""
         raise NotImplementedError(f"the recipe of {self.name!r} has no augmentation")
 
     def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
@@ -186,10 +195,10 @@ class Task(ABC):
 
 
 def verify_file(path: Path, expected: str, data_set: str) -> None:
-    """See that a file is the one it should be, by its SHA-256.
+    """Check a file's SHA-256.
 
     Raises:
-        DataError: it is not, or cannot be read; names file and expected digest.
+        DataError: the file differs or cannot be read; the message names the file and the expected digest.
     """
     try:
         with path.open("rb") as file:
@@ -207,7 +216,7 @@ def verify_file(path: Path, expected: str, data_set: str) -> None:
 
 
 def missing_data(data_set: str, root: Path, files: str, error: Exception) -> DataError:
-    """The error for data that is not in `root`, where `files` were looked for, and could not be downloaded."""
+    """The error for data that is not in `root` (`files` were looked for) and could not be downloaded."""
     reason = (str(error).splitlines() or [type(error).__name__])[-1]
     return DataError(
         f"{data_set} is not in {root.resolve()} (looked for {files}) and could not be downloaded ({reason}). Name the "
@@ -217,6 +226,8 @@ def missing_data(data_set: str, root: Path, files: str, error: Exception) -> Dat
 
 
 def _as_split(inputs: np.ndarray, labels: np.ndarray, device: torch.device | str) -> Split:
+    import torch
+
     with warnings.catch_warnings():
         # Arrays shared between processes are read-only; nothing here writes to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

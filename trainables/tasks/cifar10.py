@@ -1,18 +1,21 @@
-"""CIFAR-10 through torchvision, verified file by file, and the random changes its images are trained with."""
+"""CIFAR-10 through torchvision, verified file by file, and its augmentation."""
+
+from __future__ import annotations
 
 import contextlib
 import io
 import math
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from trainables.config import NetworkConfig, RlctConfig, TrainingConfig
 from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData, missing_data, verify_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SHA256 = {
     "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
@@ -56,22 +59,27 @@ class Cifar10(Task):
         folder = root / CIFAR10.base_folder
         if not all((folder / name).is_file() for name in SHA256):
             _download(root)
-        # The files are pickles, and reading one runs what is in it: none is read before all are verified.
+        # The files are pickles, and reading a pickle can run code: verify all files before reading any.
         for name, expected in SHA256.items():
             verify_file(folder / name, expected, "CIFAR-10")
         train, test = CIFAR10(str(root), train=True), CIFAR10(str(root), train=False)
         return TaskData(
-            self.name, 10,
-            _scaled(train.data), np.asarray(train.targets, np.int64),
-            _scaled(test.data), np.asarray(test.targets, np.int64),
-        )  # fmt: skip
+            task=self.name,
+            classes=10,
+            train_inputs=_scaled(train.data),
+            train_labels=np.asarray(train.targets, np.int64),
+            test_inputs=_scaled(test.data),
+            test_labels=np.asarray(test.targets, np.int64),
+        )
 
     def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
         """Draw (samples, 4), float32: degrees clockwise, pixels to the right, pixels down, and 1 to mirror, else 0.
 
         The distributions are those of torchvision's RandomAffine(degrees=15, translate=(0.1, 0.1)) and
-        RandomHorizontalFlip; as there, shifts are drawn uniformly and rounded to whole pixels, here −3 to 3.
+        RandomHorizontalFlip; as in torchvision, shifts are drawn uniformly and rounded to whole pixels, here −3 to 3.
         """
+        import torch
+
         uniform = torch.rand(samples, 4, generator=generator)
         most = torch.tensor([MOST_DEGREES, MOST_SHIFT * SIDE, MOST_SHIFT * SIDE])
         changes = (2 * uniform[:, :3] - 1) * most
@@ -80,16 +88,18 @@ class Cifar10(Task):
     def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
         """Rotate about the centre, then shift, then mirror images (B, 3, 32, 32), each as its row of (B, 4) says.
 
-        A pixel takes the value of the one nearest to where it comes from, and is black where that is outside, as in
+        Each pixel takes the value of the pixel nearest to its origin, and is black if the origin is outside, as in
         torchvision's transforms of the same names.
         """
+        import torch
+
         degrees, right, down, mirrored = changes.to(inputs.device, inputs.dtype)[:, :, None].unbind(1)
-        # Backwards from the pixels of the result, in pixels from the centre: (B, 32) each.
+        # From each pixel of the result back to its origin, in pixels from the centre: (B, 32) each.
         centres = torch.arange(SIDE, device=inputs.device, dtype=inputs.dtype) - (SIDE - 1) / 2
         x = ((1 - 2 * mirrored) * centres - right)[:, None, :]
         y = (centres - down)[:, :, None]
-        # Arithmetic by elements, not F.affine_grid: the products of matrices in there may round otherwise in a larger
-        # batch, and a pixel half-way between two would then depend on what it was stacked with.
+        # Element-wise arithmetic instead of F.affine_grid: its matrix products may round differently in a larger batch,
+        # and the result for a point half-way between two pixels would then depend on the batch.
         angle = (degrees * (math.pi / 180))[:, :, None]
         cosine, sine = angle.cos(), angle.sin()
         grid = torch.stack([cosine * x + sine * y, cosine * y - sine * x], dim=-1) / (SIDE / 2)
@@ -98,7 +108,9 @@ class Cifar10(Task):
 
 
 def _nearest(images: Tensor, grid: Tensor) -> Tensor:
-    """The pixels of images (B, C, H, W) nearest to the places (B, H, W, 2), zeros outside."""
+    """The pixels of images (B, C, H, W) nearest to the coordinates (B, H, W, 2), zeros outside."""
+    from torch.nn.functional import grid_sample
+
     return grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
 
@@ -117,7 +129,7 @@ def _download(root: Path) -> None:
 
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            # Not CIFAR10(download=True): it would go on to read the files, which are still to be verified.
+            # Not CIFAR10(download=True): it would also read the files, before they are verified.
             download_and_extract_archive(CIFAR10.url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
     except (RuntimeError, OSError) as error:
         raise missing_data("CIFAR-10", root, f"{CIFAR10.base_folder}/data_batch_1 and six more files", error) from error

@@ -16,8 +16,8 @@ class Digits(Task):
     summary: ClassVar[str] = "1,797 handwritten digits of 8×8 pixels, embedded in scikit-learn"
     needs_data_root: ClassVar[bool] = False
     shape: ClassVar[DataShape] = DataShape(InputSpec((1, 8, 8)), 10, 1437, 360)
-    # The MNIST recipe, scaled to a data set forty times smaller: smaller batches, a larger learning rate, and settings
-    # of the rlct that a calibration of the quickstart study found stable for all its networks.
+    # The MNIST recipe, scaled to a data set forty times smaller: smaller batches, a larger learning rate, and rlct
+    # settings that a calibration of the quickstart study found stable for all its networks.
     recipe: ClassVar[Recipe] = Recipe(
         training=TrainingConfig(learning_rate=0.02, batch_size=64, epochs=60, validation_fraction=0.2),
         rlct=RlctConfig(step_size=5e-4, localization=30.0, draws=400, batch_size=128),
@@ -30,7 +30,7 @@ class Digits(Task):
         digits = load_digits()
         inputs = (digits.images[:, None] / 8.0 - 1.0).astype(np.float32)
         labels = digits.target.astype(np.int64)
-        # scikit-learn names no test split: one fifth, always the same.
+        # scikit-learn defines no test split: take one fifth, always the same.
         train_inputs, test_inputs, train_labels, test_labels = train_test_split(
             inputs, labels, test_size=0.2, stratify=labels, random_state=0
         )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HUB_NAME = "stanfordnlp/imdb"
-# Of the reviews with their labels, as _canonical_reviews hashes them: the bytes of a file depend on what wrote it.
+# SHA-256 of reviews and labels by _canonical_reviews: a file's bytes depend on the program that wrote it.
 SHA256 = {
     "train": "5630bddced97d286b05911c0884298387ce1cd3f119d4b97b451f84cb29aa6ab",
     "test": "7c1a20307b859bb8517a8ae79f9e32376b8b50c73a81c952bcc93e5c2ba8469d",
@@ -30,7 +30,7 @@ UNKNOWN = 0
 LONGEST = 2752  # tokens of the longest review
 VOCABULARY = 100_683  # different tokens of the training reviews, and the unknown one
 
-# The "basic English" of the published experiment, in its order.
+# The "basic English" tokenizer of the published experiment, rules in its order.
 REPLACEMENTS = (
     ("'", " ' "),
     ('"', ""),
@@ -47,7 +47,7 @@ REPLACEMENTS = (
 
 
 class Imdb(Task):
-    """25,000 + 25,000 film reviews, up to 2,752 tokens each: 0 is a negative one, 1 a positive one."""
+    """25,000 + 25,000 film reviews, up to 2,752 tokens each: label 0 is negative, 1 positive."""
 
     name: ClassVar[str] = "imdb"
     summary: ClassVar[str] = "50,000 film reviews, for or against, through Hugging Face datasets"
@@ -71,15 +71,18 @@ class Imdb(Task):
         test_texts, test_labels = _read(files["test"], SHA256["test"])
         numbers = vocabulary(train_texts)
         return TaskData(
-            self.name, 2,
-            encode(train_texts, numbers, LONGEST), train_labels,
-            encode(test_texts, numbers, LONGEST), test_labels,
+            task=self.name,
+            classes=2,
+            train_inputs=encode(train_texts, numbers, LONGEST),
+            train_labels=train_labels,
+            test_inputs=encode(test_texts, numbers, LONGEST),
+            test_labels=test_labels,
             vocabulary=len(numbers) + 1,
-        )  # fmt: skip
+        )
 
 
 def tokenize(text: str) -> list[str]:
-    """The tokens of a text: "It's <br />fine." is it, ', s, fine and a full stop."""
+    """The tokens of a text: "It's <br />fine." gives it, ', s, fine and a full stop."""
     text = text.lower()
     for old, new in REPLACEMENTS:
         text = text.replace(old, new)
@@ -87,7 +90,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def vocabulary(texts: Iterable[str]) -> dict[str, int]:
-    """The number of every token in the texts: from 1, the most frequent first, those as frequent by alphabet."""
+    """The number of every token in the texts: from 1, by falling frequency, then by alphabet."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(tokenize(text))
@@ -96,7 +99,7 @@ def vocabulary(texts: Iterable[str]) -> dict[str, int]:
 
 
 def encode(texts: Sequence[str], numbers: dict[str, int], longest: int) -> np.ndarray:
-    """Texts as int32 (n, longest): the numbers of their tokens, UNKNOWN for one without, then NO_TOKEN.
+    """Texts as int32 (n, longest): numbers of the tokens (UNKNOWN if a token has none), then NO_TOKEN.
 
     Raises:
         ValueError: a text has more than `longest` tokens.
@@ -115,7 +118,7 @@ def _read(path: Path, expected: str) -> tuple[list[str], np.ndarray]:
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        # It converts the file to one of its own before it reads it, and would keep that in the user's home.
+        # datasets converts the file before reading it, and by default keeps the copy in the user's home.
         with tempfile.TemporaryDirectory() as cache, _quietly():
             reviews = Dataset.from_parquet(
                 str(path),
@@ -132,9 +135,9 @@ def _read(path: Path, expected: str) -> tuple[list[str], np.ndarray]:
 
 
 def _canonical_reviews(texts: list[str], labels: list[int]) -> tuple[list[str], list[int], str]:
-    """The same reviews in an order that their content decides, and the SHA-256 of that.
+    """The same reviews in an order given by their content, and the SHA-256 of the reviews in this order.
 
-    Copies of the data set come in different orders; which samples a seed holds out must not depend on the copy.
+    Copies of the data set differ in order; the samples that a seed holds out must not depend on it.
     """
     lines = [canonical(review) for review in zip(texts, labels, strict=True)]
     order = sorted(range(len(lines)), key=lines.__getitem__)
@@ -150,23 +153,23 @@ def _wrong_file(path: Path, finding: str, expected: str) -> DataError:
 
 
 def _download(root: Path, files: dict[str, Path]) -> None:
-    """Write those of the files that are missing."""
+    """Download the missing files."""
     import datasets
 
     try:
-        # The Hub's client would try for half a minute where it reaches nobody; this fails at once.
+        # Without a connection the Hub's client would retry for half a minute; this fails at once.
         urllib.request.urlopen(f"{datasets.config.HF_ENDPOINT}/api/datasets/{HUB_NAME}", timeout=10).close()
         with tempfile.TemporaryDirectory() as cache, _quietly():
             reviews = datasets.load_dataset(HUB_NAME, cache_dir=cache, keep_in_memory=True)
             for split, path in files.items():
                 if not path.is_file():
                     _write(reviews[split], path)
-    except Exception as error:  # the Hub's client has errors of its own, and passes on those of what it is made of
+    except Exception as error:  # the Hub's client raises its own errors and those of its libraries
         raise missing_data("IMDB", root, "imdb/train.parquet and imdb/test.parquet", error) from error
 
 
 def _write(reviews: "Dataset", path: Path) -> None:
-    """Write a split whole or not at all."""
+    """Write a split completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
         reviews.to_parquet(str(Path(unfinished) / path.name))
@@ -175,7 +178,7 @@ def _write(reviews: "Dataset", path: Path) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep the progress bars and messages of datasets back: where something fails, one error tells it."""
+    """Suppress the progress bars and messages of datasets: a failure is reported by one error."""
     from datasets.utils.logging import get_verbosity, set_verbosity
 
     before = get_verbosity()

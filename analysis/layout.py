@@ -1,0 +1,79 @@
+"""The layout of a study in the tracking store: levels of runs, tags, artifact paths.
+
+Writer and readers both use this module.
+
+The experiment is the study. It has a run for the study, under it a run per trial, and under each trial a run per
+replicate and a run per repeated rlct estimate. Parameters are the fields of the trial's configuration, metrics its
+measures.
+"""
+
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """What a run represents: the value of its tag `level`."""
+
+    STUDY = "study"
+    TRIAL = "trial"
+    REPLICATE = "replicate"
+    ESTIMATE = "estimate"
+
+
+class Tag(StrEnum):
+    """Tags of runs."""
+
+    LEVEL = "level"
+    PARENT = "mlflow.parentRunId"
+    # Of the study's run.
+    QUESTION = "question"
+    PROTOCOL = "protocol"
+    OBJECTIVES = "objectives"
+    # Of the runs of studies and trials.
+    TASK = "task"
+    DATA_DIGEST = "data_digest"
+    VALIDATION_SPLIT = "validation_split"
+    GIT_COMMIT = "git_commit"
+    # Of trials' runs and the runs under them.
+    TRIAL_KEY = "trial_key"
+    REPLICATE = "replicate"
+    STATUS = "status_detail"
+    VERDICT = "rlct_verdict"
+    VERDICT_REASON = "rlct_reason"
+    VERDICT_ADVICE = "rlct_advice"
+    NBETA = "nbeta"
+    RLCT_SETTINGS = "rlct_settings"
+    DEVICE = "device"
+    HOST = "host"
+
+
+class Artifact(StrEnum):
+    """Paths of artifacts within a run."""
+
+    # Of the study's run.
+    SPEC = "spec.yaml"
+    DESCRIPTION = "description.json"
+    REPORT = "report"
+    CALIBRATION = "rlct-calibration"
+    # Of a trial's run.
+    CHECKPOINT = "checkpoint/weights.safetensors"
+    HISTORY = "history.parquet"
+    OUTCOME = "outcome.json"
+    ERROR = "error.txt"
+    # Of the runs of trials and estimates.
+    RLCT_TRACE = "rlct/trace.parquet"
+    RLCT_PICTURE = "rlct/trace.png"
+    # Of an estimate's run.
+    ESTIMATE = "estimate.json"
+
+
+# Suffix of the standard error over replicates of a measure, on a trial's run.
+ERROR_SUFFIX = "_se"
+# Suffix of the standard error over chains of a replicate's value, on the replicate's run and in `estimate.json`.
+CHAIN_ERROR_SUFFIX = "_chain_se"
+# The measure that has a verdict and can be estimated again. Its settings are the params `rlct_<name>` of the runs and
+# the entries `rlct.<name>` of the study's protocol.
+ESTIMATED = "rlct"
+# The param of a trial's and a replicate's run that lists the depths of the target layers.
+TARGET_DEPTHS = "target_depths"
+# Prefixes of the study's tags that tell in which environment the study ran.
+ENVIRONMENT_TAGS = ("driver.", "platform", "version.")

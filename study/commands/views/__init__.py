@@ -1,0 +1,1 @@
+"""The output on a terminal."""

@@ -1,0 +1,98 @@
+"""The rlct of finished trials, estimated again from their checkpoints, under other settings.
+
+Every estimate is recorded as soon as it is made, and is not made again.
+"""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from analysis.layout import Artifact
+from study.engine.runner import Estimated, Runner, StudyData, Watcher
+from study.errors import StudyError, last_line
+from study.record.outcome import EstimateOutcome
+from study.record.reader import FinishedTrial
+from study.record.writer import RecordWriter
+from trainables.config import RlctConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """An estimate to make: one finished trial, one set of settings."""
+
+    trial_key: str
+    trial: FinishedTrial
+    settings: RlctConfig
+
+
+def jobs_to_do(record: RecordWriter, trials: Mapping[str, FinishedTrial], settings: Sequence[RlctConfig]) -> list[Job]:
+    """A job for every trial and settings, except those in the record; the jobs of a trial are consecutive."""
+    done = record.estimated()
+    return [
+        Job(key, trial, each) for key, trial in trials.items() for each in settings if (key, each.key()) not in done
+    ]
+
+
+def run_jobs(
+    jobs: Sequence[Job], record: RecordWriter, data: StudyData, runner: Runner, watcher: Watcher[Job, EstimateOutcome]
+) -> int:
+    """Carry out the jobs, and record each estimate when it is made; return how many failed.
+
+    Raises:
+        StudyError: the runner or the record cannot be used. Finished estimates are kept.
+        CheckpointMismatchError: the checkpoints belong to other code or data.
+        KeyboardInterrupt: the user stopped the estimates. Finished ones are kept.
+    """
+    record.close_open_estimates()
+    failures = 0
+
+    def weights(job: Job) -> bytes:
+        return _checkpoint_of(job, record, data.digest)
+
+    with contextlib.closing(runner.run_estimates(jobs, weights, data)) as results:
+        for job, result in results:
+            if isinstance(result, Exception):
+                failures += 1
+                watcher.failed(job, last_line(str(result), otherwise=type(result).__name__))
+                continue
+            with _written(result) as folder:
+                record.write_estimate(job.trial_key, job.trial, job.settings, result.outcome, folder)
+            watcher.finished(job, result.outcome)
+    return failures
+
+
+def _checkpoint_of(job: Job, record: RecordWriter, data_digest: str) -> bytes:
+    """A trial's checkpoint from the record; one that no worker could use is refused here."""
+    from trainables.checkpoint import load_checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = record.download(job.trial.run_id, Artifact.CHECKPOINT, Path(folder))
+        load_checkpoint(file, data_digest)
+        return file.read_bytes()
+
+
+def _as_json(outcome: EstimateOutcome) -> bytes:
+    """The estimate as JSON for the analysis: value, standard error, verdict and diagnostics per replicate."""
+    rlct = outcome.rlct
+    values = {"rlct": rlct.estimates, "rlct_chain_se": rlct.standard_errors, "rlct_verdict": rlct.verdicts}
+    return json.dumps(values | {"outcome": asdict(outcome)}, indent=1).encode()
+
+
+@contextlib.contextmanager
+def _written(estimated: Estimated) -> Iterator[Path]:
+    """The files of an estimate for the record, in a temporary folder."""
+    from study.engine.worker import write_trace
+
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / Artifact.ESTIMATE).write_bytes(_as_json(estimated.outcome))
+            write_trace(folder, estimated.trace, estimated.outcome.rlct)
+            yield folder
+    except OSError as error:
+        raise StudyError(
+            f"an estimate's files cannot be written: {error}. Make room on the disk, then run the same command again."
+        ) from error

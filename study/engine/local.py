@@ -1,0 +1,69 @@
+"""The runner in this process: one trial after the other, without Ray.
+
+For debugging (breakpoints in trainables work), notebooks, machines without Ray, and quick tests.
+"""
+
+import tempfile
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from pathlib import Path
+
+from study.engine.estimation import Job
+from study.engine.ledger import Ledger
+from study.engine.resources import Resources
+from study.engine.runner import Estimated, StudyData
+from study.errors import StudyError, disk_errors
+
+
+class LocalRunner:
+    """Runs trials and estimates in turn, on the GPU if trials are given one.
+
+    Raises:
+        StudyError: trials are to have a GPU, and there is none.
+    """
+
+    def __init__(self, resources: Resources):
+        if resources.device.use_gpu:
+            import torch
+
+            if not torch.cuda.is_available():
+                raise StudyError(
+                    "--gpus-per-trial: PyTorch finds no GPU on this machine. Leave it out to run on the CPU."
+                )
+        self._device = resources.device
+
+    def run_trials(self, ledger: Ledger, data: StudyData) -> None:
+        """Run the ledger's trials, one after the other."""
+        from study.engine.worker import run_trial
+
+        while (trial := ledger.next()) is not None:
+            ledger.start(trial)
+            with disk_errors(), tempfile.TemporaryDirectory() as folder:
+                try:
+                    report = partial(ledger.advance, trial)
+                    outcome, rest = run_trial(trial.config, data, self._device, report, Path(folder))
+                except StudyError:
+                    # The ledger could not record the trial: it could not record others either.
+                    raise
+                except Exception:
+                    ledger.fail(trial, traceback.format_exc())
+                else:
+                    ledger.advance(trial, rest)
+                    ledger.finish(trial, outcome, Path(folder))
+
+    def run_estimates(
+        self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: StudyData
+    ) -> Generator[tuple[Job, Estimated | Exception]]:
+        """Estimate each job, one after the other."""
+        from study.engine.worker import estimate_again
+        from trainables.errors import CheckpointMismatchError
+
+        for job in jobs:
+            try:
+                yield job, estimate_again(weights(job), data, job.settings, self._device)
+            except (StudyError, CheckpointMismatchError):
+                # Neither the record nor the code will be another one for the next job.
+                raise
+            except Exception as error:
+                yield job, error

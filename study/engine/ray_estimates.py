@@ -1,0 +1,68 @@
+"""Estimates on Ray: one task per trial and settings.
+
+The tasks are independent: a worker that dies is replaced, and its task starts again.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
+
+import ray
+
+from study.engine.estimation import Job
+from study.engine.ray_cluster import most_side_by_side
+from study.engine.resources import Device, Resources
+from study.engine.runner import Estimated, StudyData
+from trainables.config import RlctConfig
+from trainables.errors import CheckpointError, CheckpointMismatchError
+
+# A worker that dies (node lost, out of memory) is no error of the estimate: try again elsewhere.
+RETRIES = 3
+
+
+def run_estimates(
+    jobs: Sequence[Job], weights: Callable[[Job], bytes], data: StudyData, resources: Resources
+) -> Generator[tuple[Job, Estimated | Exception]]:
+    """Yield each job when it ends, with its estimate or the error.
+
+    Raises:
+        CheckpointMismatchError: a checkpoint belongs to other code or data, and so do all others.
+    """
+    task = ray.remote(_estimate).options(
+        num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=RETRIES
+    )
+    shared_data = ray.put(data)
+    limit = resources.concurrent or 2 * most_side_by_side(resources)
+    waiting = list(reversed(jobs))
+    running: dict[ray.ObjectRef[Estimated], Job] = {}
+    jobs_left: dict[str, int] = defaultdict(int)
+    for job in jobs:
+        jobs_left[job.trial_key] += 1
+    # Weights are fetched once per trial, and kept until its last job has been started.
+    held: dict[str, ray.ObjectRef[bytes]] = {}
+    while waiting or running:
+        while waiting and len(running) < limit:
+            job = waiting.pop()
+            if job.trial_key not in held:
+                try:
+                    held[job.trial_key] = ray.put(weights(job))
+                except CheckpointMismatchError:
+                    raise
+                except CheckpointError as error:
+                    yield job, error
+                    continue
+            running[task.remote(held[job.trial_key], shared_data, job.settings, resources.device)] = job
+            jobs_left[job.trial_key] -= 1
+            if jobs_left[job.trial_key] == 0:
+                del held[job.trial_key]
+        (ended,), _ = ray.wait(list(running), num_returns=1)
+        job = running.pop(ended)
+        try:
+            yield job, ray.get(ended)
+        except ray.exceptions.RayError as error:
+            yield job, error
+
+
+def _estimate(weights: bytes, data: StudyData, settings: RlctConfig, device: Device) -> Estimated:
+    from study.engine.worker import estimate_again
+
+    return estimate_again(weights, data, settings, device)

@@ -1,0 +1,105 @@
+"""The two interfaces of the engine: Runner, where trials run, and Watcher, which is told of progress."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from study.engine.resources import Resources
+from study.errors import StudyError
+from study.record.stores import Stores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from study.engine.estimation import Job
+    from study.engine.ledger import Ledger
+    from study.record.outcome import EstimateOutcome
+    from trainables.tasks import TaskData
+
+RUNNERS = ("ray", "local")
+_Item = TypeVar("_Item", contravariant=True)
+_Result = TypeVar("_Result", contravariant=True)
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The data that all trials of a study share, and its digest."""
+
+    data: "TaskData"
+    digest: str
+
+
+class Runner(Protocol):
+    """Runs trials and estimates somewhere."""
+
+    def run_trials(self, ledger: "Ledger", data: StudyData) -> None:
+        """Run the ledger's trials until none is left, and tell the ledger how each one ends.
+
+        Raises:
+            StudyError: the trials cannot be run there, or the ledger could not record one.
+            KeyboardInterrupt: the user stopped the study.
+        """
+
+    def run_estimates(
+        self, jobs: Sequence["Job"], weights: Callable[["Job"], bytes], data: StudyData
+    ) -> Generator[tuple["Job", "Estimated | Exception"]]:
+        """Estimate the rlct of each job's trial from its weights; yield each job when it ends, with estimate or error.
+
+        Raises:
+            StudyError: the estimates cannot be made there.
+            CheckpointMismatchError: `weights` says that a checkpoint belongs to other code or data.
+        """
+
+
+class Watcher(Protocol[_Item, _Result]):
+    """Is told of the progress of trials or estimates. It decides nothing."""
+
+    def started(self, item: _Item) -> None:
+        """An item has begun."""
+
+    def advanced(self, item: _Item, stage: str) -> None:
+        """An item has reached this stage."""
+
+    def finished(self, item: _Item, result: _Result) -> None:
+        """The result of an item is in the record."""
+
+    def failed(self, item: _Item, reason: str) -> None:
+        """An item has failed; the others go on. The last line of the reason says most."""
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """A repeated rlct estimate, and every draw of its chains."""
+
+    outcome: "EstimateOutcome"
+    trace: "pd.DataFrame"
+
+
+def check_runner(name: str, resources: Resources) -> None:
+    """Check that a runner can use these resources.
+
+    Raises:
+        StudyError: the runner in this process was given options of a cluster.
+    """
+    if name != "local":
+        return
+    if resources.address is not None:
+        raise StudyError("--address names a Ray cluster, but --runner local runs in this process: leave one out.")
+    if resources.concurrent not in (None, 1):
+        raise StudyError(
+            f"--concurrent {resources.concurrent}: --runner local runs one trial after the other. Take --runner "
+            "ray, or let each trial have more CPU cores with --cpus-per-trial."
+        )
+
+
+def make_runner(name: str, resources: Resources, stores: Stores, study: str) -> Runner:
+    """The runner of that name, one of RUNNERS."""
+    check_runner(name, resources)
+    if name == "local":
+        from study.engine.local import LocalRunner
+
+        return LocalRunner(resources)
+    # Ray takes a second to import, and the local runner does not need it.
+    from study.engine.ray_tune import RayRunner
+
+    return RayRunner(resources, stores, study)

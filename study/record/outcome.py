@@ -1,0 +1,141 @@
+"""A worker's reports on a trial: plain numbers and words, sent as JSON."""
+
+import json
+import math
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from trainables.auxiliary import OPTIONS
+from trainables.config import SelfModelConfig
+from trainables.outcomes import worst_verdict
+from trainables.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from trainables.experiment import ExperimentResult
+    from trainables.rlct import RlctEstimate
+
+
+# The status_detail of a trial that an exception ended: it has no outcome.
+FAILED = "failed"
+
+
+class Progress(NamedTuple):
+    """A trial's stage, and the measures of the epochs since the last report: a value per replicate by name."""
+
+    stage: str
+    epochs: list[dict[str, list[float]]]
+
+
+@dataclass(frozen=True)
+class RlctOutcome:
+    """An rlct estimate of R replicates from C chains."""
+
+    per_chain: list[list[float]]  # (R, C)
+    initial_loss: list[float]  # (R,), of the trained weights, nats
+    nbeta: float
+    verdicts: list[str]  # (R,)
+    reasons: list[str]  # (R,), the reason for each verdict
+    diagnostics: dict[str, list[float]]  # each (R,)
+
+    @classmethod
+    def of(cls, estimate: "RlctEstimate") -> "RlctOutcome":
+        return cls(
+            per_chain=estimate.per_chain.tolist(),
+            initial_loss=estimate.initial_loss.tolist(),
+            nbeta=estimate.nbeta,
+            verdicts=list(estimate.verdicts),
+            reasons=[judgement.reason for judgement in estimate.judgements],
+            diagnostics={name: values.tolist() for name, values in vars(estimate.diagnostics).items()},
+        )
+
+    @property
+    def estimates(self) -> list[float]:
+        """Mean over chains of each replicate."""
+        return [float(np.mean(chains)) for chains in self.per_chain]
+
+    @property
+    def standard_errors(self) -> list[float]:
+        """Standard error over chains of each replicate."""
+        return [float(np.std(chains, ddof=1) / math.sqrt(len(chains))) for chains in self.per_chain]
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of the replicates."""
+        return worst_verdict(self.verdicts)
+
+    @property
+    def reason(self) -> str:
+        """The reason for the worst verdict, at the first replicate that has it."""
+        return self.reasons[self.verdicts.index(self.verdict)]
+
+
+@dataclass(frozen=True)
+class EstimateOutcome:
+    """A repeated rlct estimate of a finished trial."""
+
+    rlct: RlctOutcome
+    seconds: float
+    device: str
+    host: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The final results of a trial; lists have an entry per replicate."""
+
+    measurements: dict[str, list[float]]
+    status: str
+    replicate_statuses: list[str]
+    rlct: RlctOutcome
+    seconds: dict[str, float]
+    device: str
+    host: str
+
+    @classmethod
+    def of(cls, result: "ExperimentResult", device: str) -> "Outcome":
+        return cls(
+            measurements={name: values.tolist() for name, values in result.measurements.items()},
+            status=result.status,
+            replicate_statuses=list(result.statuses),
+            rlct=RlctOutcome.of(result.rlct),
+            seconds=result.seconds,
+            device=device,
+            host=socket.gethostname(),
+        )
+
+    def to_json(self) -> str:
+        """As one string: Ray Tune would flatten a nested result."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Outcome":
+        fields = json.loads(text)
+        return cls(**fields | {"rlct": RlctOutcome(**fields["rlct"])})
+
+
+def describe_trial(config: TrialConfig) -> str:
+    """A trial in a few words: '2x64 aux 5 target 1', '1x32 dropout 0.2'."""
+    model, network = config.self_model, config.network
+    name = f"{network.hidden_layers}x{network.width} "
+    name += f"{'aux' if model.control == 'none' else model.control} {model.aux_weight:.4g}"
+    if model.target_depths:
+        name += f" target {'+'.join(map(str, model.target_depths))}"
+    defaults = SelfModelConfig()
+    varied = {option: getattr(model, option) for option in OPTIONS}
+    others = [f"{option} {value}" for option, value in varied.items() if value != getattr(defaults, option)]
+    return ", ".join([name, *others])
+
+
+def mean_and_error(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Mean over replicates of each metric (R,), and its standard error as `<name>_se` (none for one replicate)."""
+    summary = {}
+    for name, replicates in values.items():
+        per_replicate = np.asarray(replicates)
+        summary[name] = float(per_replicate.mean())
+        if len(per_replicate) > 1:
+            summary[f"{name}_se"] = float(per_replicate.std(ddof=1) / math.sqrt(len(per_replicate)))
+    return summary

@@ -1,0 +1,250 @@
+"""The MLflow record, written by the driver alone.
+
+The layout is in analysis.layout. A trial run has means over replicates per epoch, with `<name>_se` beside them; a
+replicate run has the final values; the trial's artifact history.parquet has every epoch of every replicate. The study's
+run explains the names in the record (`description.json`).
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.tracking import MlflowClient
+
+from analysis.layout import Artifact, Level, Tag
+from study.record.describe import describe_record
+from study.record.environment import describe_environment
+from study.record.outcome import FAILED, EstimateOutcome, Outcome, RlctOutcome, describe_trial, mean_and_error
+from study.record.protocol import protocol_of
+from study.record.reader import FinishedTrial, RecordReader
+from study.spec import StudySpec
+from trainables.config import RlctConfig
+from trainables.measures import end_measures
+from trainables.outcomes import VERDICTS
+from trainables.trial import TrialConfig
+
+# MLflow's own limit for one request.
+METRICS_PER_BATCH = 1000
+
+
+@dataclass
+class RecordWriter(RecordReader):
+    """Writes one study to the tracking store.
+
+    Raises (all methods):
+        StudyError: the tracking store cannot be reached or written.
+    """
+
+    _trial_runs: dict[str, str] = field(init=False, default_factory=dict)
+
+    def open_study(self, spec: StudySpec, data_digest: str) -> None:
+        """Begin the study's run, or continue the existing one."""
+        self.stores.prepare()
+        with self._reachable():
+            if self._experiment is None:
+                self._client = MlflowClient(self.stores.tracking_uri)
+                location = (self.stores.artifacts / self.study).as_uri() if self.stores.tracking_is_local else None
+                experiment_id = self._client.create_experiment(self.study, artifact_location=location)
+                self._experiment = self._client.get_experiment(experiment_id)
+            tags = {
+                Tag.LEVEL: Level.STUDY,
+                Tag.TASK: spec.task,
+                Tag.QUESTION: spec.question,
+                Tag.PROTOCOL: json.dumps(protocol_of(spec, data_digest)),
+                Tag.OBJECTIVES: json.dumps(spec.objectives),
+                Tag.DATA_DIGEST: data_digest,
+                Tag.VALIDATION_SPLIT: _describe_validation(spec),
+                **describe_environment(),
+            }
+            if self._study_run is None:
+                self._study_run = self._create_run(spec.name, tags)
+            else:
+                self._client.update_run(self._study_id, status="RUNNING")
+                self._client.log_batch(self._study_id, tags=_tags(tags))
+                self._study_run = self._client.get_run(self._study_id)
+            self._client.log_text(self._study_id, _as_yaml(spec), Artifact.SPEC)
+            self._client.log_text(self._study_id, describe_record().model_dump_json(indent=1), Artifact.DESCRIPTION)
+            # Close the runs that a killed driver left open: nothing more is written to them.
+            self._close_open_runs()
+
+    def start_trial(self, key: str, config: TrialConfig) -> None:
+        """Begin a trial's run."""
+        with self._reachable():
+            study_tags = self._study_tags()
+            tags: dict[str, str] = {
+                Tag.LEVEL: Level.TRIAL,
+                Tag.TRIAL_KEY: key,
+                Tag.TASK: config.task,
+                **{name: study_tags[name] for name in (Tag.GIT_COMMIT, Tag.DATA_DIGEST, Tag.VALIDATION_SPLIT)},
+            }
+            run = self._create_run(describe_trial(config), tags, parent=self._study_id)
+            self._client.log_batch(run.info.run_id, params=_params(config.flat()))
+            self._trial_runs[key] = run.info.run_id
+
+    def log_epochs(self, key: str, first_epoch: int, epochs: list[dict[str, list[float]]]) -> None:
+        """Log means over replicates, with standard errors, of consecutive epochs."""
+        now = _now()
+        metrics = [
+            Metric(name, value, now, step)
+            for step, epoch in enumerate(epochs, first_epoch)
+            for name, value in mean_and_error(epoch).items()
+        ]
+        self._log_metrics(self._trial_runs[key], metrics)
+
+    def finish_trial(self, key: str, config: TrialConfig, outcome: Outcome, artifacts: Path) -> None:
+        """Write a trial's final values, its replicates' runs and its artifacts, and close it."""
+        run_id = self._trial_runs[key]
+        now = _now()
+        values = mean_and_error({measure.name: outcome.measurements[measure.name] for measure in end_measures()})
+        values["seconds"] = sum(outcome.seconds.values())
+        values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
+        with self._reachable():
+            self._client.log_artifacts(run_id, str(artifacts))
+            for index, seed in enumerate(config.seeds):
+                self._write_replicate(run_id, key, config, outcome, index, seed)
+            self._log_metrics(
+                run_id, [Metric(name, value, now, config.training.epochs) for name, value in values.items()]
+            )
+            tags = {
+                Tag.STATUS: outcome.status,
+                **_rlct_tags(outcome.rlct),
+                Tag.DEVICE: outcome.device,
+                Tag.HOST: outcome.host,
+            }
+            self._client.log_batch(run_id, tags=_tags(tags))
+            # Last: a run counts as finished only if all its parts are there.
+            self._client.set_terminated(run_id, "FINISHED")
+        del self._trial_runs[key]
+
+    def fail_trial(self, key: str, reason: str) -> None:
+        """Close a trial's run as failed, with its traceback as an artifact."""
+        run_id = self._trial_runs.pop(key, None)
+        if run_id is None:
+            return
+        with self._reachable():
+            self._client.log_text(run_id, reason, Artifact.ERROR)
+            self._client.set_tag(run_id, Tag.STATUS, FAILED)
+            self._client.set_terminated(run_id, "FAILED")
+
+    def write_estimate(
+        self, key: str, trial: FinishedTrial, settings: RlctConfig, outcome: EstimateOutcome, artifacts: Path
+    ) -> None:
+        """Write a repeated rlct estimate as a separate run under the trial's run, which stays unchanged."""
+        values = mean_and_error({"rlct": outcome.rlct.estimates}) | {"seconds": outcome.seconds}
+        tags = {
+            Tag.LEVEL: Level.ESTIMATE,
+            Tag.TRIAL_KEY: key,
+            Tag.RLCT_SETTINGS: settings.key(),
+            **_rlct_tags(outcome.rlct),
+            Tag.DEVICE: outcome.device,
+            Tag.HOST: outcome.host,
+            **describe_environment(),
+        }
+        with self._reachable():
+            of_trial = self._client.get_run(trial.run_id).data
+            inherited = {name: of_trial.tags[name] for name in (Tag.TASK, Tag.STATUS, Tag.DATA_DIGEST)}
+            params = of_trial.params | {f"rlct_{name}": str(value) for name, value in settings.model_dump().items()}
+            run_id = self._create_run(f"rlct {settings.key()}", tags | inherited, parent=trial.run_id).info.run_id
+            self._client.log_artifacts(run_id, str(artifacts))
+            now = _now()
+            self._log_metrics(run_id, [Metric(name, value, now, 0) for name, value in values.items()])
+            self._client.log_batch(run_id, params=_params(params))
+            self._client.set_terminated(run_id, "FINISHED")
+
+    def close_open_estimates(self) -> None:
+        """Close the estimates that a killed driver left half written; they are estimated again."""
+        with self._reachable():
+            self._close_open_runs(f"tags.{Tag.LEVEL} = '{Level.ESTIMATE}'")
+
+    def close_study(self, status: str) -> None:
+        """Close the study's run as FINISHED, FAILED or KILLED, and with it every open run."""
+        with self._reachable():
+            self._close_open_runs()
+            self._trial_runs.clear()
+            self._client.set_terminated(self._study_id, status)
+
+    def attach(self, folder: Path, name: str) -> None:
+        """Put a folder among the artifacts of the study's run, under that name."""
+        with self._reachable():
+            self._client.log_artifacts(self._study_id, str(folder), name)
+
+    @property
+    def _study_id(self) -> str:
+        return str(self._existing_run().info.run_id)
+
+    def _close_open_runs(self, condition: str = f"tags.{Tag.LEVEL} != '{Level.STUDY}'") -> None:
+        for run in self._search(f"{condition} and attributes.status = 'RUNNING'"):
+            self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _write_replicate(
+        self, parent: str, key: str, config: TrialConfig, outcome: Outcome, index: int, seed: int
+    ) -> None:
+        tags: dict[str, str] = {
+            Tag.LEVEL: Level.REPLICATE,
+            Tag.TRIAL_KEY: key,
+            Tag.TASK: config.task,
+            Tag.REPLICATE: str(index),
+            Tag.STATUS: outcome.replicate_statuses[index],
+            Tag.VERDICT: outcome.rlct.verdicts[index],
+            Tag.VERDICT_REASON: outcome.rlct.reasons[index],
+        }
+        run_id = self._create_run(f"replicate {index}", tags, parent=parent).info.run_id
+        values = {name: float(per_replicate[index]) for name, per_replicate in outcome.measurements.items()}
+        values |= {f"rlct_{name}": per_replicate[index] for name, per_replicate in outcome.rlct.diagnostics.items()}
+        now = _now()
+        metrics = [Metric(name, value, now, config.training.epochs) for name, value in values.items()]
+        params = _params(config.flat() | {"seed": seed})
+        self._client.log_batch(run_id, metrics=[m for m in metrics if math.isfinite(m.value)], params=params)
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def _create_run(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
+        assert self._experiment is not None
+        nested = {Tag.PARENT: parent} if parent else {}
+        every = {str(tag): str(value) for tag, value in (dict(tags) | nested).items()}
+        return self._client.create_run(self._experiment.experiment_id, tags=every, run_name=name)
+
+    def _log_metrics(self, run_id: str, metrics: list[Metric]) -> None:
+        # A metric that does not apply is left out, and so is an infinite one, for which MLflow would store a finite
+        # number.
+        finite = [metric for metric in metrics if math.isfinite(metric.value)]
+        with self._reachable():
+            for start in range(0, len(finite), METRICS_PER_BATCH):
+                self._client.log_batch(run_id, metrics=finite[start : start + METRICS_PER_BATCH])
+
+
+def _describe_validation(spec: StudySpec) -> str:
+    fraction = spec.training.validation_fraction
+    if fraction == 0:
+        return "none (published recipe: trained on all training data, test split reported)"
+    return f"{fraction:.0%} of the training data, stratified"
+
+
+def _rlct_tags(outcome: RlctOutcome) -> dict[str, str]:
+    return {
+        Tag.VERDICT: outcome.verdict,
+        Tag.VERDICT_REASON: outcome.reason,
+        Tag.VERDICT_ADVICE: VERDICTS[outcome.verdict].advice,
+        Tag.NBETA: f"{outcome.nbeta:.6g}",
+    }
+
+
+def _params(values: Mapping[str, Any]) -> list[Param]:
+    return [Param(name, str(value)) for name, value in values.items()]
+
+
+def _tags(values: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(str(name), str(value)) for name, value in values.items()]
+
+
+def _as_yaml(spec: StudySpec) -> str:
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

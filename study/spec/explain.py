@@ -1,0 +1,72 @@
+"""Validation errors in words: the field, what is wrong, the given value, what was probably meant."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from trainables.registry import did_you_mean, suggestion
+
+
+def explain_errors(error: ValidationError, raw: dict[str, Any], model: type[BaseModel]) -> list[str]:
+    """One line per wrong field of `raw`."""
+    by_field: dict[str, ErrorDetails] = {}
+    # A value that fits no member of a union gives an error per member: keep the most specific, not one about the type.
+    for details in sorted(error.errors(), key=lambda e: e["type"].endswith(("_type", "_parsing"))):
+        by_field.setdefault(_field_path(details, raw), details)
+    # If a part of a value is wrong, type errors on the whole value do not help.
+    parents = {field for field in by_field if any(other.startswith((f"{field}.", f"{field}[")) for other in by_field)}
+    return [_explain(field, details, model) for field, details in by_field.items() if field not in parents]
+
+
+def field_paths(model: type[BaseModel]) -> Iterator[str]:
+    """The dotted names of all fields, including those of nested models."""
+    for name, field in model.model_fields.items():
+        yield name
+        for nested in _models_in(field.annotation):
+            yield from (f"{name}.{path}" for path in field_paths(nested))
+
+
+def suggest(wrong: str, model: type[BaseModel]) -> str:
+    """For an unknown field: 'did you mean …?', or the known fields."""
+    known = list(dict.fromkeys(field_paths(model)))
+    parent, _, leaf = wrong.rpartition(".")
+    siblings = [path for path in known if path.rpartition(".")[0] == parent]
+    namesakes = [path for path in known if path.rpartition(".")[2] == leaf]
+    if hint := suggestion(namesakes[:1]) or did_you_mean(wrong, known):
+        return hint.strip()
+    return f"the fields here are {', '.join(siblings)}" if siblings else "see --help for all fields"
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _field_path(error: ErrorDetails, raw: Any) -> str:
+    """training.learning_rate, design[0].width: the error's location without the names of union members."""
+    path = ""
+    for part in error["loc"]:
+        if isinstance(raw, list) and isinstance(part, int):
+            path, raw = f"{path}[{part}]", raw[part]
+        elif isinstance(raw, dict) and part in raw:
+            path, raw = f"{path}.{part}", raw[part]
+    if error["type"] == "missing":
+        path = f"{path}.{error['loc'][-1]}"
+    return path.removeprefix(".")
+
+
+def _explain(field: str, error: ErrorDetails, model: type[BaseModel]) -> str:
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "missing":
+        return f"{field}: missing, and there is no default"
+    if error["type"] == "extra_forbidden":
+        return f"{field}: no such field (value {error['input']!r}); {suggest(field, model)}"
+    if not field:
+        return message
+    if isinstance(error["input"], dict):
+        return f"{field}: {message}"
+    return f"{field}: {message}, got {error['input']!r}"

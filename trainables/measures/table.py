@@ -1,0 +1,275 @@
+"""The measures as data: names, meanings, and functions that compute the per-epoch measures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from trainables.measures.formulas import effective_rank, weight_std
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainables.measures.epoch import EpochView
+    from trainables.networks import Layer
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of R replicates.
+
+    A measure with the moment "epoch" has `compute`, which gives its values (R,) from the EpochView of that epoch. With
+    `per_layer` it has a value for each hidden layer: `compute` gives {layer name: (R,)}, and the layer's name follows
+    `name` and `label`. Measures with the moment "end" are added by run_experiment after training.
+
+    Raises:
+        ValueError: the moment and `compute` do not fit together.
+    """
+
+    name: str
+    label: str  # of an axis, without the unit
+    unit: str  # "fraction", "nats", …; empty for a plain number
+    meaning: str  # one sentence
+    # Which values mean a simpler network; None if the measure does not tell how simple a network is.
+    simpler: Literal["lower", "higher"] | None
+    # The samples that are used; "held_out" is the validation split, or the test split if there is no validation split.
+    sees: Literal["weights", "training", "held_out", "validation", "test"]
+    moment: Literal["epoch", "end"]
+    # Whether the measure tells how well a network does its task.
+    performance: bool = False
+    per_layer: bool = False
+    # Whether a value counts only if the verdict on the rlct is usable.
+    needs_verdict: bool = False
+    # Whether there is a value only if an observer is trained.
+    needs_observer: bool = False
+    # Name of the standard error of each replicate's value in ExperimentResult.measurements. The standard error over
+    # replicates is another one: `<name>_se`, beside means over replicates.
+    error: str | None = None
+    compute: Callable[[EpochView], Tensor | Mapping[str, Tensor]] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.moment == "epoch") != (self.compute is not None):
+            raise ValueError(f"measure {self.name!r}: with moment 'epoch' it needs `compute`, with 'end' it has none")
+
+    def names(self, layers: Sequence[Layer]) -> tuple[str, ...]:
+        """The names of its values in a network with these hidden layers."""
+        return tuple(f"{self.name}{layer.name}" for layer in layers) if self.per_layer else (self.name,)
+
+
+def epoch_measures() -> tuple[Measure, ...]:
+    """The measures of every epoch, in the order of the table."""
+    return tuple(measure for measure in MEASURES.values() if measure.moment == "epoch")
+
+
+def end_measures() -> tuple[Measure, ...]:
+    """The measures taken once, after training, in the order of the table."""
+    return tuple(measure for measure in MEASURES.values() if measure.moment == "end")
+
+
+def _val_accuracy(view: EpochView) -> Tensor:
+    return view.full(math.nan) if view.splits.validation is None else view.held_out.accuracy
+
+
+def _identity_distance(view: EpochView) -> Tensor:
+    rows = view.prediction_rows
+    if rows is None or not view.auxiliary.predicts_itself:
+        return view.full(math.nan)
+    return view.auxiliary.targets.identity_distance(rows)
+
+
+def _layer_weight_std(view: EpochView) -> dict[str, Tensor]:
+    return {layer: weight_std(weights) for layer, weights in view.network.layer_weights().items()}
+
+
+# In the order of display.
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Measure(
+            name="val_accuracy",
+            label="validation accuracy",
+            unit="fraction",
+            meaning="Share of the validation split that is classified correctly.",
+            simpler=None,
+            sees="validation",
+            moment="epoch",
+            performance=True,
+            compute=_val_accuracy,
+        ),
+        Measure(
+            name="test_accuracy",
+            label="test accuracy",
+            unit="fraction",
+            meaning="Share of the test split that is classified correctly.",
+            simpler=None,
+            sees="test",
+            moment="epoch",
+            performance=True,
+            compute=lambda view: view.test_accuracy,
+        ),
+        Measure(
+            name="weight_std",
+            label="std of final-layer weights",
+            unit="",
+            meaning="Standard deviation of the final layer's class weights, biases left out (arXiv 2407.10188).",
+            simpler="lower",
+            sees="weights",
+            moment="epoch",
+            compute=lambda view: weight_std(view.class_weights),
+        ),
+        Measure(
+            name="rlct",
+            label="rlct (local learning coefficient)",
+            unit="",
+            meaning="Estimate of the real log canonical threshold of the trained classifier (arXiv 2308.12108).",
+            simpler="lower",
+            sees="training",
+            moment="end",
+            needs_verdict=True,
+            error="rlct_chain_se",
+        ),
+        Measure(
+            name="train_loss",
+            label="training loss",
+            unit="nats",
+            meaning="Cross-entropy, averaged over the batches of the epoch during training.",
+            simpler=None,
+            sees="training",
+            moment="epoch",
+            compute=lambda view: view.train_loss,
+        ),
+        Measure(
+            name="self_model_mse",
+            label="mean squared error of the prediction",
+            unit="",
+            meaning="Squared error of the extra outputs, averaged over held-out samples and target units.",
+            simpler=None,
+            sees="held_out",
+            moment="epoch",
+            compute=lambda view: view.held_out.self_model_mse,
+        ),
+        Measure(
+            name="self_model_r2",
+            label="R² of the prediction",
+            unit="",
+            meaning="R² of the extra outputs on held-out samples against each target unit's mean, units pooled.",
+            simpler=None,
+            sees="held_out",
+            moment="epoch",
+            compute=lambda view: view.held_out.self_model_r2,
+        ),
+        Measure(
+            name="identity_distance",
+            label="distance of the prediction from the identity",
+            unit="",
+            meaning="‖W − I‖ / ‖I‖ of the weights W by which the layer under the head predicts itself.",
+            simpler=None,
+            sees="weights",
+            moment="epoch",
+            compute=_identity_distance,
+        ),
+        Measure(
+            name="epochs_trained",
+            label="epochs trained",
+            unit="epochs",
+            meaning="Epochs that the replicate was trained for.",
+            simpler=None,
+            sees="training",
+            moment="epoch",
+            compute=lambda view: view.full(view.epoch),
+        ),
+        Measure(
+            name="generalization_gap",
+            label="generalization gap (accuracy)",
+            unit="fraction",
+            meaning="Accuracy on training samples minus held-out accuracy, without augmentation and dropout.",
+            simpler=None,
+            sees="held_out",
+            moment="epoch",
+            compute=lambda view: view.training_accuracy - view.held_out.accuracy,
+        ),
+        Measure(
+            name="gradient_norm_ratio",
+            label="gradient of the auxiliary loss / prediction weights",
+            unit="",
+            meaning="Weight decay whose gradient on the prediction weights is as long as that of the auxiliary loss.",
+            simpler=None,
+            sees="training",
+            moment="epoch",
+            compute=lambda view: view.gradients.norm_ratio,
+        ),
+        Measure(
+            name="gradient_cosine",
+            label="cosine of auxiliary gradient and weight decay",
+            unit="",
+            meaning="Cosine of the angle between these gradients of the auxiliary loss and of weight decay.",
+            simpler=None,
+            sees="training",
+            moment="epoch",
+            compute=lambda view: view.gradients.cosine,
+        ),
+        Measure(
+            name="activation_norm",
+            label="norm of the last activations",
+            unit="",
+            meaning="Mean length |a| of the features under the head, on held-out samples.",
+            simpler=None,
+            sees="held_out",
+            moment="epoch",
+            compute=lambda view: view.held_out.activation_norm,
+        ),
+        Measure(
+            name="dead_unit_share",
+            label="share of dead units",
+            unit="fraction",
+            meaning="Share of the features under the head that are 0 for all held-out samples.",
+            simpler=None,
+            sees="held_out",
+            moment="epoch",
+            compute=lambda view: view.held_out.dead_unit_share,
+        ),
+        Measure(
+            name="effective_rank",
+            label="effective rank of the last activations",
+            unit="dimensions",
+            meaning="Effective rank of the features under the head, on held-out samples (Roy and Vetterli 2007).",
+            simpler="lower",
+            sees="held_out",
+            moment="epoch",
+            compute=lambda view: effective_rank(view.held_out.features),
+        ),
+        Measure(
+            name="observer_r2",
+            label="R² of the observer",
+            unit="",
+            meaning="R² with which another network predicts the activations from the inputs, on held-out samples.",
+            simpler=None,
+            sees="held_out",
+            moment="end",
+            needs_observer=True,
+        ),
+        Measure(
+            name="observer_agreement",
+            label="agreement of the observer",
+            unit="fraction",
+            meaning="Share of held-out samples for which another network predicts the network's most probable class.",
+            simpler=None,
+            sees="held_out",
+            moment="end",
+            needs_observer=True,
+        ),
+        Measure(
+            name="weight_std_",
+            label="std of the weights of",
+            unit="",
+            meaning="Standard deviation of the weights of a hidden layer, biases left out.",
+            simpler="lower",
+            sees="weights",
+            moment="epoch",
+            per_layer=True,
+            compute=_layer_weight_std,
+        ),
+    )
+}

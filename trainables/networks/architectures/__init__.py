@@ -1,0 +1,1 @@
+"""The architectures without their networks: this package does not import PyTorch."""

@@ -1,0 +1,59 @@
+"""A small convolutional network, which trains on a laptop."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from trainables.config import NetworkConfig
+from trainables.networks.architectures.base import Architecture, Head, Layer, Size
+from trainables.networks.architectures.sizes import NOTHING, biases, convolution, dense, readout
+from trainables.tasks.base import InputSpec
+
+if TYPE_CHECKING:
+    from trainables.networks.convnet import ReplicatedConvNet
+
+# Units of the dense layer for each channel of the first convolution.
+DENSE_PER_CHANNEL = 8
+
+
+class ConvNet(Architecture):
+    """conv1 → … → dense → head. Each stage halves the image and doubles the channels."""
+
+    name = "convnet"
+    summary = (
+        "hidden_layers stages of 3×3 convolution, ReLU and pooling, with width, 2·width, … channels, then a ReLU layer "
+        f"of {DENSE_PER_CHANNEL}·width units"
+    )
+
+    def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
+        if not inputs.is_image:
+            return "reads images alone"
+        if config.hidden_layers < 1:
+            return "needs hidden_layers 1 or more"
+        stages = min(inputs.shape[1:]).bit_length() - 1
+        if config.hidden_layers > stages:
+            return (
+                f"halves the image in each stage, which {inputs.shape[1]}×{inputs.shape[2]} pixels allow {stages} times"
+            )
+        return None
+
+    def describe(self, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
+        _, height, width = inputs.shape
+        stages = tuple(
+            Layer(f"conv{n}", n, (config.width * 2 ** (n - 1), height >> n, width >> n))
+            for n in range(1, config.hidden_layers + 1)
+        )
+        return (*stages, Layer("dense", len(stages) + 1, (DENSE_PER_CHANNEL * config.width,), feeds_head=True))
+
+    def size(self, config: NetworkConfig, inputs: InputSpec, head: Head) -> Size:
+        *stages, last = self.describe(config, inputs)
+        size = NOTHING
+        for (incoming, height, width), (outgoing, *_) in pairwise([inputs.shape, *(stage.shape for stage in stages)]):
+            size += convolution(incoming, outgoing, kernel=3, pixels=height * width) + biases(outgoing)
+        return size + dense(stages[-1].units, last.units) + readout(last.units, head)
+
+    def network_class(self) -> type[ReplicatedConvNet]:
+        from trainables.networks.convnet import ReplicatedConvNet
+
+        return ReplicatedConvNet

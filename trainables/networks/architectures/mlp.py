@@ -1,0 +1,39 @@
+"""The multilayer perceptron: hidden ReLU layers and a linear head."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from trainables.config import NetworkConfig
+from trainables.networks.architectures.base import Architecture, Head, Layer, Size
+from trainables.networks.architectures.sizes import dense_stack, readout
+from trainables.tasks.base import InputSpec
+
+if TYPE_CHECKING:
+    from trainables.networks.mlp import ReplicatedMLP
+
+
+class MLP(Architecture):
+    """Inputs → hidden1 → … → head."""
+
+    name = "mlp"
+    summary = "multilayer perceptron: hidden_layers ReLU layers of width units"
+
+    def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
+        if inputs.is_text:
+            return "does not read text"
+        return "needs hidden_layers 1 or more" if config.hidden_layers < 1 else None
+
+    def describe(self, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
+        last = config.hidden_layers
+        return tuple(Layer(f"hidden{depth}", depth, (config.width,), depth == last) for depth in range(1, last + 1))
+
+    def size(self, config: NetworkConfig, inputs: InputSpec, head: Head) -> Size:
+        hidden = [config.width] * config.hidden_layers
+        return dense_stack([math.prod(inputs.shape), *hidden]) + readout(config.width, head)
+
+    def network_class(self) -> type[ReplicatedMLP]:
+        from trainables.networks.mlp import ReplicatedMLP
+
+        return ReplicatedMLP
