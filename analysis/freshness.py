@@ -6,7 +6,7 @@ finished study answers at once.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -60,12 +60,9 @@ def code_digest() -> str:
 def report_is_current(folder: Path, source: ReportSource) -> bool:
     """Whether the folder holds a complete report that this code made from this source."""
     note = _note(folder)
-    files = note.get("files")
-    return (
-        note.get("source") == source.digest()
-        and isinstance(files, list)
-        and all((folder / each).exists() for each in files)
-    )
+    # Sizes too: another version of the analysis, which knows of no note, may have written over the files.
+    sizes = note.get("sizes")
+    return note.get("source") == source.digest() and isinstance(sizes, dict) and sizes == _sizes_now(folder, sizes)
 
 
 def read_summary(folder: Path) -> Summary | None:
@@ -81,9 +78,17 @@ def begin_report(folder: Path) -> None:
 
 def end_report(folder: Path, source: ReportSource, summary: Summary) -> None:
     """Write the note: the source and the summary of the report in the folder."""
-    files = sorted(path.name for path in folder.iterdir() if path.is_file())
-    note = {"source": source.digest(), "summary": asdict(summary), "files": files}
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    note = {"source": source.digest(), "summary": asdict(summary), "sizes": sizes}
     (folder / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _sizes_now(folder: Path, names: Iterable[str]) -> dict[str, int] | None:
+    """The sizes in bytes of these files; None if one is missing."""
+    try:
+        return {name: (folder / name).stat().st_size for name in names}
+    except OSError:
+        return None
 
 
 def _note(folder: Path) -> dict[str, object]:

@@ -137,5 +137,5 @@ def test_checking_a_report_imports_no_slow_package(folder: Path) -> None:
 
 def test_the_note_is_small(folder: Path) -> None:
     note = json.loads((folder / "report.json").read_text())
-    assert set(note) == {"source", "summary", "files"}
+    assert set(note) == {"source", "summary", "sizes"}
     assert Summary(**note["summary"]) == read_summary(folder)

@@ -43,6 +43,14 @@ def test_a_report_that_has_lost_a_file_is_made_again(lost: str, record: RecordWr
     assert (record.stores.report_folder("made-up") / lost).exists()
 
 
+def test_a_report_that_something_else_has_written_over_is_made_again(record: RecordWriter) -> None:
+    made(record)
+    page = record.stores.report_folder("made-up") / "report.html"
+    page.write_text("of another version")
+    made(record)
+    assert "of another version" not in page.read_text()
+
+
 def test_a_report_that_could_not_be_attached_is_attached_the_next_time(
     record: RecordWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
