@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from study.engine.resources import Resources
-from study.engine.runner import RUNNERS, check_runner
+from study.engine.runners import RUNNERS, check_runner
 from study.errors import StudyError
 from study.record.stores import Stores
 from study.spec import StudySpec, build_spec, read_study

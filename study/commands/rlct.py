@@ -14,7 +14,8 @@ from analysis.layout import Artifact
 from study.commands.console import EXIT_FAILED_TRIALS, EXIT_OK, command_to_analyse, program, short_path
 from study.commands.options import data_of, positive_int, resources_of, stores_of
 from study.commands.rlct_options import SWEPT, Grid, Settings, make_parser, parse
-from study.engine.runner import Runner, StudyData, make_runner
+from study.engine.runner import Runner, StudyData
+from study.engine.runners import make_runner
 from study.errors import StudyError
 from study.record.stores import Stores
 from study.spec.explain import explain_errors

@@ -79,7 +79,7 @@ def _plan(options: Options) -> "Plan":
 def _execute(plan: "Plan", record: "RecordWriter", options: Options, console: Console) -> "Execution":
     from study.commands.views.progress import StudyProgress
     from study.engine.execute import execute
-    from study.engine.runner import make_runner
+    from study.engine.runners import make_runner
 
     spec = plan.spec
     done = f"{plan.done} of {plan.trials} trials are finished, " if plan.done else ""

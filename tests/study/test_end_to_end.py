@@ -28,7 +28,8 @@ from study.commands.views.progress import StudyProgress
 from study.engine.execute import Execution, execute
 from study.engine.plan import Plan, make_plan
 from study.engine.resources import Resources
-from study.engine.runner import RUNNERS, Runner, make_runner
+from study.engine.runner import Runner
+from study.engine.runners import RUNNERS, make_runner
 from study.errors import StudyError
 from study.record.stores import Stores
 from study.record.writer import RecordWriter

@@ -16,7 +16,7 @@ from study.engine import local
 from study.engine.execute import Execution, execute
 from study.engine.plan import make_plan
 from study.engine.resources import Resources
-from study.engine.runner import RUNNERS, make_runner
+from study.engine.runners import RUNNERS, make_runner
 from study.errors import StudyError
 from study.record.outcome import Outcome
 from study.record.stores import Stores
