@@ -12,6 +12,7 @@ quickstart has been run; a plan of MNIST needs `--data`.
 import argparse
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,13 +39,21 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5, metavar="N")
     options = parser.parse_args()
     commands = study_commands(options.data, options.store)
+    with tempfile.TemporaryDirectory() as folder:
+        # A store of its own: two versions would write their reports over each other's.
+        copy = shutil.copytree(options.store, Path(folder) / "store") if options.store is not None else None
+        measure(options, commands, study_commands(options.data, copy))
+
+
+def measure(options: argparse.Namespace, commands: dict[str, list[str]], of_reference: dict[str, list[str]]) -> None:
+    """Run everything and print the table."""
     here: dict[str, list[float]] = {name: [] for name in commands}
     there: dict[str, list[float]] = {name: [] for name in commands}
     imports: dict[str, list[float]] = {name: [] for name in IMPORTS}
     for _ in range(options.repetitions):
         for name, arguments in commands.items():
             if options.reference is not None:
-                there[name].append(seconds_of_study(options.reference.resolve(), arguments))
+                there[name].append(seconds_of_study(options.reference.resolve(), of_reference[name]))
             here[name].append(seconds_of_study(HERE, arguments))
         for module in IMPORTS:
             imports[module].append(seconds_of([sys.executable, "-c", f"import {module}"], HERE))
