@@ -43,15 +43,17 @@ def _run(arguments: list[str], console: Console) -> int:
     spec = options.spec
     console.print(f"[bold]{spec.name}[/bold]: {spec.question}" if spec.question else f"[bold]{spec.name}[/bold]")
     with paused_garbage_collection():
-        plan = _plan(options)
+        from study.engine.plan import make_plan
+        from trainables.tasks import load_task
+
+        record = _open_record(options) if options.stores.may_have(spec.name) else None
+        plan = make_plan(spec, load_task(spec.task, options.data), record)
         if options.plan_only:
             from study.commands.views.plan import print_plan
 
             print_plan(plan, options, console)
             return EXIT_OK
-        from study.record.writer import RecordWriter
-
-        record = RecordWriter(options.stores, spec.name)
+        record = record or _open_record(options)
         if plan.remaining == 0:
             console.print(f"All {plan.trials} trials are finished already: nothing to run.")
             _analyse(options, record, plan.finished, console)
@@ -64,16 +66,10 @@ def _run(arguments: list[str], console: Console) -> int:
     return EXIT_FAILED_TRIALS if execution.failed else EXIT_OK
 
 
-def _plan(options: Options) -> "Plan":
-    from study.engine.plan import make_plan
-    from trainables.tasks import load_task
+def _open_record(options: Options) -> "RecordWriter":
+    from study.record.writer import RecordWriter
 
-    spec, reader = options.spec, None
-    if options.stores.may_have(spec.name):
-        from study.record.reader import RecordReader
-
-        reader = RecordReader(options.stores, spec.name)
-    return make_plan(spec, load_task(spec.task, options.data), reader)
+    return RecordWriter(options.stores, options.spec.name)
 
 
 def _execute(plan: "Plan", record: "RecordWriter", options: Options, console: Console) -> "Execution":
