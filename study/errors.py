@@ -30,7 +30,7 @@ def disk_errors() -> Iterator[None]:
         ) from error
 
 
-def without_password(url: str) -> str:
+def without_secrets(url: str) -> str:
     """A database or server URL without its password, to be shown and logged."""
     # Imported here: it takes a while, and only errors and stores on servers need it.
     from sqlalchemy.engine import make_url

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from study.errors import StudyError, without_password
+from study.errors import StudyError, without_secrets
 from study.record.stores import Stores
 from trainables.errors import CheckpointError, ConfigError, DataError
 
@@ -71,7 +71,7 @@ def command_to_analyse(stores: Stores, study: str, *options: str) -> str:
     if stores.root != Path("runs").resolve():
         command += ["--store", short_path(stores.root)]
     if not stores.tracking_is_local:
-        command += ["--tracking-uri", without_password(stores.tracking_uri)]
+        command += ["--tracking-uri", without_secrets(stores.tracking_uri)]
     return shlex.join([*command, *options])
 
 
@@ -82,7 +82,7 @@ def short_path(path: Path) -> str:
 
 def short_url(url: str, local: Path) -> str:
     """A store's URL in its shortest form, without a password; `local` is its file if it is a file."""
-    return f"sqlite:///{short_path(local)}" if url == f"sqlite:///{local}" else without_password(url)
+    return f"sqlite:///{short_path(local)}" if url == f"sqlite:///{local}" else without_secrets(url)
 
 
 def program(name: str) -> str:

@@ -46,13 +46,13 @@ def run_jobs(
         CheckpointMismatchError: the checkpoints belong to other code or data.
         KeyboardInterrupt: the user stopped the estimates. Finished ones are kept.
     """
-    record.close_open_estimates()
     failures = 0
 
     def weights(job: Job) -> bytes:
         return _checkpoint_of(job, record, data.digest)
 
-    with contextlib.closing(runner.run_estimates(jobs, weights, data)) as results:
+    with runner.connected(), contextlib.closing(runner.run_estimates(jobs, weights, data)) as results:
+        record.close_open_estimates()
         for job, result in results:
             if isinstance(result, Exception):
                 failures += 1

@@ -9,7 +9,7 @@ from study.errors import StudyError
 from study.record.outcome import Outcome
 from study.record.writer import RecordWriter
 from study.search.search import Search, Suggestion
-from study.search.store import open_storage, reconcile
+from study.search.store import opened_storage, reconcile
 from study.spec import Point
 
 
@@ -34,16 +34,12 @@ def execute(plan: Plan, record: RecordWriter, runner: Runner, watcher: Watcher[S
         StudyError: a store or the runner cannot be used. Finished trials are kept.
     """
     record.stores.prepare()
-    storage = open_storage(record.stores.optuna_url)
-    try:
+    with runner.connected(), opened_storage(record.stores.optuna_url) as storage:
         points = _points_to_run(plan, reconcile(plan.spec, storage, plan.finished))
         record.open_study(plan.spec, plan.data_digest)
         search = Search(plan.spec, plan.data_digest, storage, points, plan.finished)
         ledger = Ledger(record, search, watcher, limit=max(plan.remaining, len(points)))
         return _run(ledger, StudyData(plan.data, plan.data_digest), record, runner)
-    finally:
-        # An interrupt may have left a transaction open, which would lock the database.
-        storage.remove_session()
 
 
 def _run(ledger: Ledger, data: StudyData, record: RecordWriter, runner: Runner) -> Execution:

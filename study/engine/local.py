@@ -6,6 +6,7 @@ For debugging (breakpoints in trainables work), notebooks, machines without Ray,
 import tempfile
 import traceback
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,10 @@ class LocalRunner:
                     "--gpus-per-trial: PyTorch finds no GPU on this machine. Leave it out to run on the CPU."
                 )
         self._device = resources.device
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Nothing to connect to: trials run in this process."""
+        return nullcontext()
 
     def run_trials(self, ledger: Ledger, data: StudyData) -> None:
         """Run the ledger's trials, one after the other."""

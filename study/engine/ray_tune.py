@@ -4,7 +4,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,15 @@ class RayRunner:
         self._stores = stores
         self._study = study
 
+    def connected(self) -> AbstractContextManager[None]:
+        """A connection to the cluster, or to a new one on this machine."""
+        return connected(self._resources, self._stores.log_file(self._study))
+
     def run_trials(self, ledger: Ledger, data: StudyData) -> None:
         """Run the ledger's trials with Ray Tune."""
         os.environ.update(TUNE_SETTINGS)
         desk = _Desk(ledger)
-        with connected(self._resources, self._stores.log_file(self._study)), desk.interruptible():
+        with desk.interruptible():
             try:
                 self._tuner(desk, data).fit()
             except Exception:
@@ -57,8 +61,7 @@ class RayRunner:
         self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: StudyData
     ) -> Generator[tuple[Job, Estimated | Exception]]:
         """Estimate each job in a Ray task of its own."""
-        with connected(self._resources, self._stores.log_file(self._study)):
-            yield from run_estimates(jobs, weights, data, self._resources)
+        yield from run_estimates(jobs, weights, data, self._resources)
 
     def _tuner(self, desk: "_Desk", data: StudyData) -> tune.Tuner:
         resources = self._resources

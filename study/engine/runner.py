@@ -1,6 +1,7 @@
 """The two interfaces of the engine: Runner, where trials run, and Watcher, which is told of progress."""
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -25,7 +26,14 @@ class StudyData:
 
 
 class Runner(Protocol):
-    """Runs trials and estimates somewhere."""
+    """Runs trials and estimates somewhere, while `connected`."""
+
+    def connected(self) -> AbstractContextManager[None]:
+        """A connection to where trials run, made before anything is recorded.
+
+        Raises:
+            StudyError: it cannot be reached or started, or lacks the resources of a trial.
+        """
 
     def run_trials(self, ledger: "Ledger", data: StudyData) -> None:
         """Run the ledger's trials until none is left, and tell the ledger how each one ends.

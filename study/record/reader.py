@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.layout import Artifact, Level, Tag
 from analysis.tracking import quieten_mlflow, search_all_runs
-from study.errors import StudyError, first_line, without_password
+from study.errors import StudyError, first_line, without_secrets
 from study.record.protocol import differences
 from study.record.stores import Stores
 from study.spec import StudySpec, build_spec, read_study
@@ -126,7 +126,7 @@ class RecordReader:
         differing = differences(self._study_run.data.tags[Tag.PROTOCOL], spec, data_digest)
         if differing:
             raise StudyError(
-                f"the study {self.study!r} in {without_password(self.stores.tracking_uri)} "
+                f"the study {self.study!r} in {without_secrets(self.stores.tracking_uri)} "
                 "was begun with other settings:\n"
                 + "\n".join(f"  {line}" for line in differing)
                 + "\nIts trials and these would not be one study. Give this one a name (--name "
@@ -141,7 +141,7 @@ class RecordReader:
         """
         if self._study_run is None:
             raise StudyError(
-                f"{without_password(self.stores.tracking_uri)} has no study {self.study!r}: check its name, --store "
+                f"{without_secrets(self.stores.tracking_uri)} has no study {self.study!r}: check its name, --store "
                 "and --tracking-uri, or run it first with study/run.py."
             )
         return self._study_run
@@ -162,7 +162,7 @@ class RecordReader:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise StudyError(
-                f"the MLflow record at {without_password(self.stores.tracking_uri)} "
+                f"the MLflow record at {without_secrets(self.stores.tracking_uri)} "
                 f"cannot be used: {first_line(error)} "
                 "Check that the server runs (or the folder is writable, with room on the disk) and that the store was "
                 "made by this version of MLflow; then run the same command again: finished trials are kept."

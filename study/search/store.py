@@ -9,7 +9,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from study.errors import StudyError, first_line, without_password
+from study.errors import StudyError, first_line, without_secrets
 from study.record.outcome import FAILED
 from study.record.reader import FinishedTrial
 from study.search.parameters import distributions, quieten_optuna, suggest_point
@@ -30,6 +30,21 @@ def storage_errors() -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def opened_storage(url: str) -> Iterator[RDBStorage]:
+    """The Optuna storage at a URL, whose session is closed at the end.
+
+    Raises:
+        StudyError: the storage cannot be opened.
+    """
+    storage = open_storage(url)
+    try:
+        yield storage
+    finally:
+        # An interrupt may have left a transaction open, which would lock the database.
+        storage.remove_session()
+
+
 def open_storage(url: str) -> RDBStorage:
     """The Optuna storage at a URL.
 
@@ -41,7 +56,7 @@ def open_storage(url: str) -> RDBStorage:
         return RDBStorage(url)
     except Exception as error:  # Its type depends on the database's driver.
         raise StudyError(
-            f"the Optuna storage {without_password(url)} cannot be opened: {first_line(error)}. Check "
+            f"the Optuna storage {without_secrets(url)} cannot be opened: {first_line(error)}. Check "
             "--optuna-storage, or that the folder of --store is writable and its optuna.db is one of this Optuna."
         ) from error
 
