@@ -1,11 +1,14 @@
 """`python -m analysis STUDY`: analyse a study from its record alone."""
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
 
 from analysis.errors import AnalysisError
+from analysis.locations import STORE_VARIABLE, TRACKING_VARIABLE, sqlite_url
+from analysis.secrets import password_advice, without_secrets
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,8 +18,15 @@ def main(arguments: list[str] | None = None) -> int:
         description="Write tables, figures, the Pareto front and an HTML report of a study, from its record alone.",
     )
     parser.add_argument("study", help="name of the study (its MLflow experiment)")
-    parser.add_argument("--store", type=Path, default=Path("runs"), help="folder of the record (default: ./runs)")
-    parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: STORE/mlflow.db)")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path(os.environ.get(STORE_VARIABLE) or "runs"),
+        help=f"folder of the record (default: ${STORE_VARIABLE}, else ./runs)",
+    )
+    parser.add_argument(
+        "--tracking-uri", help=f"MLflow tracking URI (default: ${TRACKING_VARIABLE}, else STORE/mlflow.db)"
+    )
     parser.add_argument(
         "--rlct",
         metavar="KEY",
@@ -31,20 +41,33 @@ def main(arguments: list[str] | None = None) -> int:
     from analysis.report import write_report
     from analysis.table import read_record
 
-    uri = options.tracking_uri or f"sqlite:///{options.store.expanduser().resolve() / 'mlflow.db'}"
     beside = [f"rlct-{options.rlct}"] if options.rlct else []
     out = options.out or options.store.joinpath("reports", options.study, *beside)
     command = shlex.join(["python", "-m", "analysis", *(arguments if arguments is not None else sys.argv[1:])])
     try:
+        uri = _tracking_uri(options.tracking_uri, options.store)
         record = read_record(uri, options.study, options.rlct)
-        report = write_report(record, out, command)
+        report = write_report(record, out, without_secrets(command))
     except AnalysisError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(without_secrets(f"error: {error}"), file=sys.stderr)
         return 2
     print(f"{len(record.trials)} trials, {len(record.replicates)} networks, {len(report.fits)} fitted curves")
     print(f"report: {report.page}")
     print(f"tables and figures: {report.folder}")
     return 0
+
+
+def _tracking_uri(given: str | None, store: Path) -> str:
+    """The tracking URI of the command line, else of the environment, else of the store's folder."""
+    if given is not None and (advice := password_advice("--tracking-uri", given)) is not None:
+        raise AnalysisError(advice)
+    uri = given or os.environ.get(TRACKING_VARIABLE)
+    if uri:
+        return uri
+    try:
+        return sqlite_url(store.expanduser().resolve() / "mlflow.db")
+    except RuntimeError as error:
+        raise AnalysisError(f"--store {store}: there is no such user's folder. Name another folder.") from error
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.calibration import SAME, SOUND_SHARE, Calibration
 from analysis.errors import AnalysisError
-from analysis.pages import render, save_figure
+from analysis.pages import render, save_csv, save_figure
 from analysis.style import COLORS, GREY, STYLE
 from analysis.text import with_limits
 from analysis.traces import smooth_chains
@@ -56,8 +56,8 @@ def write_calibration(calibration: Calibration, folder: Path, command: str) -> C
     try:
         folder.mkdir(parents=True, exist_ok=True)
         images = {name: save_figure(figure, folder, name) for name, figure in figures.items()}
-        settings.to_csv(folder / "settings.csv", index=False)
-        networks.to_csv(folder / "estimates.csv", index=False)
+        save_csv(settings, folder / "settings.csv")
+        save_csv(networks, folder / "estimates.csv")
         page.write_text(render("calibration.html.j2", context | {"images": images}), encoding="utf-8")
     except OSError as error:
         raise AnalysisError(f"the calibration cannot be written to {folder}: {error.strerror}.") from error

@@ -28,6 +28,8 @@ class Tag(StrEnum):
     QUESTION = "question"
     PROTOCOL = "protocol"
     OBJECTIVES = "objectives"
+    TRIALS = "trials"  # number of trials of the whole study
+    OPENED = "opened"  # when a driver last began to run it, in milliseconds since 1970
     # Of the runs of studies and trials.
     TASK = "task"
     DATA_DIGEST = "data_digest"
@@ -44,6 +46,17 @@ class Tag(StrEnum):
     RLCT_SETTINGS = "rlct_settings"
     DEVICE = "device"
     HOST = "host"
+    NODE = "node"  # of Ray
+    STAGE = "stage"  # how far a running trial is, at most every ten seconds; of a failed one, how far it came
+    REASON = "reason"  # why a trial failed, in a line
+
+
+class ExperimentTag(StrEnum):
+    """Tags of the experiment: who runs the study."""
+
+    LEASES = "lease."  # beginning of the name of each driver's own tag
+    LAST_LEASE = "lease"  # id of the driver that held the study last
+    STOP = "stop"  # request to a driver
 
 
 class Artifact(StrEnum):

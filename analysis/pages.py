@@ -1,4 +1,4 @@
-"""Pictures and pages as files."""
+"""Pictures, tables and pages as files."""
 
 import base64
 from collections.abc import Callable, Mapping
@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 150
+# A spreadsheet takes a cell that begins with one of these for a formula, and runs it.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
@@ -19,6 +22,30 @@ def save_figure(figure: Figure, folder: Path, name: str) -> str:
     figure.set_layout_engine("none")
     figure.savefig(folder / f"{name}.pdf")
     return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+def save_csv(table: pd.DataFrame, file: Path) -> None:
+    """Write a table as CSV; a text that a spreadsheet would run as a formula gets a ' before it."""
+    safe = table.rename(columns=_harmless)
+    for name in safe.select_dtypes(exclude=["number", "bool"]).columns:
+        safe[name] = safe[name].map(_harmless)
+    safe.to_csv(file, index=False)
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    text = f"'{cell}" if cell.startswith(FORMULA) and not _is_number(cell) else cell
+    # Only \n is quoted in a cell: \r would begin a new row.
+    return text.replace("\r", " ")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def render(template: str, context: Mapping[str, Any], **filters: Callable[..., str]) -> str:

@@ -17,7 +17,7 @@ from analysis.figures import draw_against_weight, draw_tradeoff, measures_agains
 from analysis.fits import CurveFits, FittedParameter, fit_curve, fit_table
 from analysis.freshness import PAGE, Summary, begin_report, end_report
 from analysis.layout import ENVIRONMENT_TAGS, Tag
-from analysis.pages import render, save_figure
+from analysis.pages import render, save_csv, save_figure
 from analysis.pareto import as_optuna_study, draw_pareto_front, front_table, pareto_optimal
 from analysis.record import STATUS, VERDICT, StudyRecord
 from analysis.sweeps import find_sweeps
@@ -70,7 +70,7 @@ def write_report(record: StudyRecord, folder: Path, command: str) -> Report:
         folder.mkdir(parents=True, exist_ok=True)
         begin_report(folder)
         for name, table in tables.items():
-            table.to_csv(folder / f"{name}.csv", index=False)
+            save_csv(table, folder / f"{name}.csv")
             table.to_parquet(folder / f"{name}.parquet", index=False)
         images = {name: save_figure(figure, folder, name) for name, figure in figures.items()}
         context = _facts(record) | {

@@ -13,4 +13,6 @@ STYLE: Any = {
     "font.size": 10,
     "legend.frameon": False,
     "figure.dpi": 110,
+    # Labels come from the record: a $ in them is a dollar, not mathematics, which raises if it cannot be set.
+    "text.parse_math": False,
 }

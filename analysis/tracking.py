@@ -6,7 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
@@ -17,6 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from analysis.description import Description, undescribed
 from analysis.errors import AnalysisError
 from analysis.layout import Artifact, Level, Tag
+from analysis.locations import sqlite_file, with_driver
+from analysis.secrets import without_secrets
+from analysis.servers import ServerError, check_database, check_server, is_server, reason, wait_a_bounded_time
 
 PAGE = 1000
 
@@ -27,22 +29,28 @@ def open_study(tracking_uri: str, study: str) -> tuple[MlflowClient, list[Run]]:
     Raises:
         AnalysisError: the store cannot be read, or there is no such study in it.
     """
-    if tracking_uri.startswith("sqlite:///") and not Path(urlsplit(tracking_uri).path[1:]).exists():
-        raise AnalysisError(
-            f"there is no record at {tracking_uri}: name the folder with --store, or run the study first."
-        )
+    tracking_uri = with_driver(tracking_uri)
+    shown = without_secrets(tracking_uri)
+    file = sqlite_file(tracking_uri)
+    if file is not None and not file.exists():
+        raise AnalysisError(f"there is no record at {shown}: name the folder with --store, or run the study first.")
     quieten_mlflow()
+    wait_a_bounded_time()
     try:
+        if is_server(tracking_uri):
+            check_server(tracking_uri)
+        elif file is None:
+            check_database(tracking_uri)
         client = MlflowClient(tracking_uri)
         experiment = client.get_experiment_by_name(study)
         if experiment is None:
             names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
-            raise AnalysisError(
-                f"{tracking_uri} has no study {study!r}; it has {', '.join(names) if names else 'none'}."
-            )
+            raise AnalysisError(f"{shown} has no study {study!r}; it has {', '.join(names) if names else 'none'}.")
         return client, search_all_runs(client, experiment.experiment_id)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise AnalysisError(f"the record at {tracking_uri} cannot be read: {str(error).splitlines()[0]}.") from error
+    except ServerError as error:
+        raise AnalysisError(f"the record at {shown} cannot be read: {error}") from error
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        raise AnalysisError(f"the record at {shown} cannot be read: {reason(error)}") from error
 
 
 def runs_at(runs: list[Run], level: Level) -> list[Run]:
@@ -93,5 +101,8 @@ def typed(value: str) -> Any:
 def quieten_mlflow() -> None:
     """Silence MLflow's messages on database migrations and downloads: the user of a study does not need them."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # For each run that ends, with the server's URL and its password.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        # What MLflow logs as an error it raises too, and its log quotes URLs with their passwords.
+        logging.getLogger(name).setLevel(logging.CRITICAL)

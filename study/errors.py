@@ -3,14 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from analysis.secrets import without_secrets
+
+__all__ = ["StudyError", "disk_errors", "first_line", "last_line", "without_secrets"]
+
 
 class StudyError(RuntimeError):
     """The study cannot be run as asked; the message says what is wrong, where, and what to do."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its type if it has no text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an exception's text without secrets, or its type if it has no text."""
+    return (without_secrets(str(error)).splitlines() or [type(error).__name__])[0]
 
 
 def last_line(text: str, otherwise: str) -> str:
@@ -28,15 +32,3 @@ def disk_errors() -> Iterator[None]:
             f"a trial's files cannot be written: {error}. Make room on the disk, then run the same command "
             "again: finished trials are kept."
         ) from error
-
-
-def without_secrets(url: str) -> str:
-    """A database or server URL without its password, to be shown and logged."""
-    # Imported here: it takes a while, and only errors and stores on servers need it.
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url

@@ -15,6 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 PROTOCOL_VERSION = 4
 # Split R-hat halves each chain, and the variance of a half needs two draws.
 FEWEST_KEPT_DRAWS = 4
+# Bounds far above what is ever run: a slip of the keyboard is refused before it fills a machine.
+LARGEST_SEED = 2**31 - 1
+MOST_EPOCHS = 100_000
+MOST_DRAWS = 1_000_000
+MOST_CHAINS = 1000
+LARGEST_BATCH = 1_000_000
 
 TargetForm = Literal["raw", "standardized", "sign"]
 UnitWeighting = Literal["mean", "sum"]
@@ -95,8 +101,8 @@ class TrainingConfig(Section):
     learning_rate: float = Field(0.005, gt=0, description="Learning rate of the optimizer.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD (Adam does not use it).")
     nesterov: bool = Field(True, description="Nesterov momentum for SGD.")
-    batch_size: int = Field(512, ge=1, description="Samples per optimizer step.")
-    epochs: int = Field(50, ge=1, description="Passes over the training split.")
+    batch_size: int = Field(512, ge=1, le=LARGEST_BATCH, description="Samples per optimizer step.")
+    epochs: int = Field(50, ge=1, le=MOST_EPOCHS, description="Passes over the training split.")
     until_loss: float | None = Field(
         None,
         gt=0,
@@ -140,15 +146,21 @@ class RlctConfig(Section):
         "'dataset' = n/ln n with n the training samples, or a number.",
     )
     chains: int = Field(
-        4, ge=2, description="Independent chains per replicate; a single chain gives no standard error."
+        4,
+        ge=2,
+        le=MOST_CHAINS,
+        description="Independent chains per replicate; a single chain gives no standard error.",
     )
-    draws: int = Field(1000, ge=8, description="Sampler steps per chain.")
+    draws: int = Field(1000, ge=8, le=MOST_DRAWS, description="Sampler steps per chain.")
     burn_in_fraction: float = Field(
         0.5, ge=0, lt=1, description="Share of draws at the start of each chain that the estimate leaves out."
     )
-    batch_size: int = Field(512, ge=2, description="Samples per sampler step.")
+    batch_size: int = Field(512, ge=2, le=LARGEST_BATCH, description="Samples per sampler step.")
     seed: int = Field(
-        0, ge=0, description="Seed of the sampler's batches and noise: another seed gives an independent estimate."
+        0,
+        ge=0,
+        le=LARGEST_SEED,
+        description="Seed of the sampler's batches and noise: another seed gives an independent estimate.",
     )
 
     @model_validator(mode="after")
@@ -178,10 +190,12 @@ class RlctConfig(Section):
 class ObserverConfig(Section):
     """The observer: a network of the same size in all trials that learns to predict the trained one."""
 
-    epochs: int = Field(3, ge=0, description="Passes of the observer over the training split; 0 for no observer.")
+    epochs: int = Field(
+        3, ge=0, le=MOST_EPOCHS, description="Passes of the observer over the training split; 0 for no observer."
+    )
     width: UnitCount = Field(128, description="Units of the observer's hidden layer.")
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate of the observer (Adam).")
-    batch_size: int = Field(256, ge=1, description="Samples per step of the observer.")
+    batch_size: int = Field(256, ge=1, le=LARGEST_BATCH, description="Samples per step of the observer.")
 
 
 def canonical(content: Any) -> bytes:

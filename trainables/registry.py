@@ -1,12 +1,16 @@
 """Look-ups by name, with a hint for misspelt names."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from trainables.errors import ConfigError
 
 _Thing = TypeVar("_Thing")
+# A wrong name may be a whole file.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 100
 
 
 def find(kind: str, name: str, table: Mapping[str, _Thing], error: type[Exception] = ConfigError) -> _Thing:
@@ -23,7 +27,7 @@ def find(kind: str, name: str, table: Mapping[str, _Thing], error: type[Exceptio
     """
     if name not in table:
         hint = did_you_mean(name, table)
-        raise error(f"{kind} {name!r} is unknown: {hint}the {kind}s are {', '.join(sorted(table))}")
+        raise error(f"{kind} {_SHORT.repr(name)} is unknown: {hint}the {kind}s are {', '.join(sorted(table))}")
     return table[name]
 
 

@@ -10,6 +10,7 @@ from pydantic_settings import CliSettingsSource
 
 from study.commands.options import SpecOnCommandLine, make_parser
 from study.errors import StudyError
+from study.shown import plain, shortened
 from study.spec import StudySpec, build_spec, named_studies, read_study
 from study.spec.dimensions import DesignPoints, IntRange, WeightRange
 from trainables.auxiliary import AUXILIARY_TASKS
@@ -110,7 +111,8 @@ def _section(arguments: list[str]) -> tuple[str | None, list[str]]:
     if not before and (after[0] in named_studies() or after[0].endswith((".yaml", ".yml"))):
         return None, after
     hint = did_you_mean(after[0], [*SECTIONS, *named_studies()])
-    raise StudyError(f"--help {after[0]}: no such section; {hint}the sections are {', '.join(SECTIONS)}")
+    asked = shortened(plain(after[0]), 100)
+    raise StudyError(f"--help {asked}: no such section; {hint}the sections are {', '.join(SECTIONS)}")
 
 
 def _show_values(parser: argparse.ArgumentParser, spec: StudySpec) -> None:

@@ -6,9 +6,11 @@ from importlib import import_module
 from typing import NamedTuple
 
 from rich.console import Console
+from rich.text import Text
 
 from study.commands.console import EXIT_OK, run_command
 from study.errors import StudyError
+from study.shown import plain, shortened
 from trainables.registry import did_you_mean, suggestion
 
 
@@ -28,6 +30,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "list": Command("list the studies of a store", "status", "list_studies"),
+    "status": Command("show a study as it is now, from any terminal or machine", "status", "show_status"),
+    "stop": Command("ask the driver of a study to stop, wherever it runs", "stop", "stop_study"),
+    "retry": Command("run a study's failed trials again", "retry", "retry_failed"),
+    "why": Command("show why a trial failed", "why", "explain_trial"),
     "layers": Command("list the layers of a network that a self-model can target", "layers", "list_layers"),
     "rlct calibrate": Command("find out which settings of the rlct can be trusted", "rlct", "calibrate"),
     "rlct estimate": Command("estimate the rlct of a study's finished trials again", "rlct", "estimate"),
@@ -35,7 +42,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 when it is done, 1 if parts of it failed, 2 for an error, 130 when interrupted."""
+    """Run a command; 0 when it is done, 1 if parts of it failed, 2 for an error, 128 + signal when ended by one."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return run_command(["python", "-m", "study"], arguments, lambda console: _run(arguments, console))
 
@@ -54,12 +61,12 @@ def _print_commands(console: Console) -> None:
     console.print("python -m study COMMAND ...; python -m study COMMAND --help explains one command\n")
     width = max(map(len, COMMANDS))
     for name, command in COMMANDS.items():
-        console.print(f"  [bold]{name:<{width}}[/bold]  {command.summary}")
+        console.print(Text.assemble("  ", (f"{name:<{width}}", "bold"), f"  {command.summary}"))
     console.print("\nTo run a study: python study/run.py --help")
 
 
 def _unknown(arguments: list[str]) -> str:
-    given = " ".join(word for word in arguments[:2] if not word.startswith("-"))
+    given = shortened(plain(" ".join(word for word in arguments[:2] if not word.startswith("-"))), 100)
     beginning = [name for name in COMMANDS if name.startswith(given)]
     hint = suggestion(beginning) or did_you_mean(given, COMMANDS)
     return f"unknown command {given!r}: {hint}all commands: python -m study --help"

@@ -7,23 +7,32 @@ model's default or the value of the task's recipe.
 import argparse
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
+from analysis.locations import OPTUNA_VARIABLE, STORE_VARIABLE, TRACKING_VARIABLE
+from analysis.secrets import password_advice
 from study.engine.resources import Resources
 from study.engine.runners import RUNNERS, check_runner
 from study.errors import StudyError
 from study.record.stores import Stores
+from study.shown import plain, shortened, shown
 from study.spec import StudySpec, build_spec, read_study
 from study.spec.explain import suggest
+from study.spec.yaml_text import read_yaml
 from trainables.registry import did_you_mean
 
 DATA_VARIABLE = "SELF_MODELING_DATA"
+RAY_STORAGE_VARIABLE = "SELF_MODELING_RAY_STORAGE"
 DEFAULT_STUDY = "quickstart"
+# Characters of an option's value: longer ones belong into a study file.
+LONGEST_OPTION = 10_000
 
 
 @dataclass(frozen=True)
@@ -60,14 +69,14 @@ def parse_options(arguments: list[str]) -> Options | None:
         raise SystemExit(0)
     parser = make_parser()
     parser.all_options = "--help-all"
-    # Constructing the settings parses the command line.
-    source: CliSettingsSource[Any] = CliSettingsSource(SpecOnCommandLine, root_parser=parser, cli_parse_args=arguments)
-    given = parser.parse_args(arguments)
+    given, fields = parse_fields(parser, SpecOnCommandLine, arguments)
     if given.list:
         return None
+    stores = stores_of(given)
+    stores.check_folder()
     return Options(
-        spec=build_spec(_merged(read_study(given.study), source()), given.study),
-        stores=stores_of(given),
+        spec=build_spec(_merged(read_study(given.study), fields), given.study),
+        stores=stores,
         resources=resources_of(given),
         runner=given.runner,
         data=data_of(given),
@@ -101,16 +110,73 @@ def make_parser() -> "Parser":
     return parser
 
 
+def parse_fields(
+    parser: "Parser", fields: type[BaseSettings], arguments: list[str]
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The options of the parser, and the given ones among `fields`, which pydantic-settings adds to it.
+
+    Raises:
+        StudyError: an option is unknown, given twice or has a value that cannot be read.
+    """
+    _check_words(arguments, fields)
+    try:
+        # Constructing the settings parses the command line.
+        source: CliSettingsSource[Any] = CliSettingsSource(fields, root_parser=parser, cli_parse_args=arguments)
+        return parser.parse_args(arguments), source()
+    except SettingsError as error:
+        found = re.search(r"for (?:field )?\"?([\w.]+)", str(error))
+        option = f"--{found[1]}" if found else "an option"
+        form = "NAME=DIRECTION, such as rlct=minimize" if option == "--objectives" else "as in a study file, or as JSON"
+        raise StudyError(f"{option}: its value cannot be read. Write it {form}; --help values shows how.") from error
+
+
 def stores_of(given: argparse.Namespace) -> Stores:
-    """The stores, from the options added by `add_places`."""
-    return Stores.under(given.store, given.tracking_uri, given.optuna_storage, given.ray_storage)
+    """The stores, from the options added by `add_places`, else from environment variables, else under --store.
+
+    Raises:
+        StudyError: a location is impossible, or has a password, which must not stand on a command line.
+    """
+    urls = {
+        "--tracking-uri": given.tracking_uri,
+        "--optuna-storage": given.optuna_storage,
+        "--ray-storage": given.ray_storage,
+        "--artifacts": given.artifacts,
+    }
+    for option, url in urls.items():
+        _check_port(option, url)
+        if url is not None and (advice := password_advice(option, url)) is not None:
+            raise StudyError(advice)
+    variables = {
+        name: value
+        for name, option in ((TRACKING_VARIABLE, given.tracking_uri), (OPTUNA_VARIABLE, given.optuna_storage))
+        if option is None and (value := os.environ.get(name))
+    }
+    try:
+        return Stores.under(
+            given.store,
+            given.tracking_uri or variables.get(TRACKING_VARIABLE),
+            given.optuna_storage or variables.get(OPTUNA_VARIABLE),
+            given.ray_storage or os.environ.get(RAY_STORAGE_VARIABLE),
+            given.artifacts,
+            frozenset(variables),
+        )
+    except (OSError, ValueError) as error:
+        # A path with a NUL, or a name that is too long.
+        raise StudyError("--store and the other locations: one of them is not a path or URL.") from error
 
 
 def data_of(given: argparse.Namespace) -> Path | None:
-    """The folder of the data sets, named by option or environment variable."""
+    """The folder of the data sets, named by option or environment variable.
+
+    Raises:
+        StudyError: the variable names a folder that cannot exist.
+    """
     variable = os.environ.get(DATA_VARIABLE)
-    data: Path | None = given.data or (Path(variable) if variable else None)
-    return data.expanduser() if data else None
+    try:
+        data: Path | None = given.data or (folder(variable) if variable else None)
+    except argparse.ArgumentTypeError as error:
+        raise StudyError(f"${DATA_VARIABLE}: {error}.") from error
+    return data
 
 
 def resources_of(given: argparse.Namespace) -> Resources:
@@ -119,6 +185,7 @@ def resources_of(given: argparse.Namespace) -> Resources:
     Raises:
         StudyError: the runner cannot use them.
     """
+    _check_address(given.address)
     resources = Resources(given.address, given.cpus_per_trial, given.gpus_per_trial, given.concurrent)
     check_runner(given.runner, resources)
     return resources
@@ -134,8 +201,9 @@ class Parser(argparse.ArgumentParser):
         self._fields = fields
 
     def error(self, message: str) -> NoReturn:
+        message = shortened(plain(message), 300)
         unknown = message.removeprefix("unrecognized arguments: ").split()
-        if message.startswith("unrecognized") and unknown[0].startswith("--"):
+        if message.startswith("unrecognized") and unknown and unknown[0].startswith("--"):
             name = unknown[0].removeprefix("--").partition("=")[0]
             options = [option for action in self._actions for option in action.option_strings]
             hint = did_you_mean(f"--{name}", options).strip()
@@ -146,22 +214,44 @@ class Parser(argparse.ArgumentParser):
 
 def add_places(parser: argparse.ArgumentParser) -> None:
     """Add the options for locations."""
+    where = add_record_places(parser)
+    where.add_argument(
+        "--data", type=folder, metavar="DIR", help=f"folder of the data sets (default: ${DATA_VARIABLE}, else ./data)"
+    )
+    where.add_argument(
+        "--artifacts",
+        metavar="URI",
+        help="folder or bucket (s3://BUCKET/PREFIX) for the files of trials (default: the MLflow server's, else "
+        "STORE/mlflow-artifacts)",
+    )
+    where.add_argument(
+        "--optuna-storage",
+        metavar="URL",
+        help=f"Optuna's database (default: ${OPTUNA_VARIABLE}, else STORE/optuna.db)",
+    )
+    where.add_argument(
+        "--ray-storage",
+        metavar="URI",
+        help=f"Ray Tune's folder, shared by all nodes (default: ${RAY_STORAGE_VARIABLE}, else STORE/ray)",
+    )
+
+
+def add_record_places(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options for the location of the record alone; return their group."""
     where = parser.add_argument_group("where things lie")
     where.add_argument(
         "--store",
-        type=Path,
-        default=Path("runs"),
+        type=folder,
+        default=Path(os.environ.get(STORE_VARIABLE) or "runs"),
         metavar="DIR",
-        help="folder for all results of a study (default: ./runs)",
+        help=f"folder for all results of a study (default: ${STORE_VARIABLE}, else ./runs)",
     )
     where.add_argument(
-        "--data", type=Path, metavar="DIR", help=f"folder of the data sets (default: ${DATA_VARIABLE}, else ./data)"
+        "--tracking-uri",
+        metavar="URI",
+        help=f"MLflow server or database (default: ${TRACKING_VARIABLE}, else STORE/mlflow.db)",
     )
-    where.add_argument("--tracking-uri", metavar="URI", help="MLflow tracking server (default: STORE/mlflow.db)")
-    where.add_argument("--optuna-storage", metavar="URL", help="Optuna's database (default: STORE/optuna.db)")
-    where.add_argument(
-        "--ray-storage", metavar="URI", help="Ray Tune's folder, shared by all nodes (default: STORE/ray)"
-    )
+    return where
 
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
@@ -194,18 +284,81 @@ def _merged(study: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The study's fields, replaced by those of the command line; sections are merged field by field."""
     merged = dict(study)
     for name, value in given.items():
-        if name == "space":
+        if name == "space" and isinstance(value, dict):
             # A field that can be a list arrives as a list: one element means a single value.
             value = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in value.items()}
         if name in ("space", "training", "rlct", "observer") and isinstance(merged.get(name), dict):
+            if not isinstance(value, dict):
+                raise StudyError(f"--{name} {shown(value)}: is no mapping. Set a field of it: --{name}.FIELD VALUE.")
             value = merged[name] | value
         merged[name] = value
     return merged
 
 
+def _check_words(arguments: list[str], fields: type[BaseModel]) -> None:
+    """Check that no option is given twice, and that lists and mappings among the values are whole.
+
+    The last of two values would win otherwise, or both be taken for a list.
+    """
+    given: dict[str, str] = {}
+    words = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for word, after in zip(words, [*words[1:], ""], strict=False):
+        if not word.startswith("--"):
+            continue
+        option, equals, value = word.partition("=")
+        if option in given:
+            raise StudyError(
+                f"{_short(option)} is given twice. Give it once; the values of a list with commas between."
+            )
+        given[option] = value if equals else after
+    for option, value in given.items():
+        whole = option.rpartition(".")[0]
+        if whole in given:
+            raise StudyError(f"{whole} and {_short(option)} overlap. Give single fields alone, or the whole alone.")
+        if len(value) > LONGEST_OPTION:
+            raise StudyError(f"{_short(option)}: its value has {len(value):,} characters. Put it into a study file.")
+        field = fields.model_fields.get(option.removeprefix("--").partition(".")[0])
+        if field and field.annotation is not str and value.startswith(("[", "{")):
+            read_yaml(value, f"{_short(option)} {shown(value)}")
+
+
+def _short(option: str) -> str:
+    return shortened(plain(option), 60)
+
+
+def _check_port(option: str, url: str | None) -> None:
+    """Check the port of a URL. The message does not quote it: a part of a password may stand where the port should."""
+    if url is None or "://" not in url:
+        return
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise StudyError(
+            f"{option}: not a URL, or its port is no number from 0 to 65535. Write it as "
+            "http://HOST:PORT, with the characters @ : / of a password as %40 %3A %2F."
+        ) from error
+
+
+def _check_address(address: str | None) -> None:
+    try:
+        _ = urlsplit(address if address is None or "://" in address else f"//{address}").port
+    except ValueError as error:
+        raise StudyError(
+            f"--address {shown(address)}: is no address of a Ray cluster. Write HOST:PORT, such as 10.0.0.1:6379."
+        ) from error
+
+
+def folder(text: str) -> Path:
+    """The value of an option as the path of a folder."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"there is no home folder for {shown(text)}") from error
+
+
 def positive_int(text: str) -> int:
     """The value of an option as a whole number from 1."""
-    if not text.isdigit() or int(text) < 1:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
         raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, got {text}")
     return int(text)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from analysis.layout import Artifact
 from study.commands.console import EXIT_FAILED_TRIALS, EXIT_OK, command_to_analyse, program, short_path
@@ -40,7 +41,7 @@ def estimate(arguments: list[str], console: Console) -> int:
         Settings,
     )
     options, given = parse(parser, Settings, arguments)
-    study = _open(options)
+    study = _open(options, console)
     settings = _settings(study, study.rlct, given)
     trials = study.record.finished()
     _print_plan(console, study.record, [settings], len(trials))
@@ -67,7 +68,7 @@ def calibrate(arguments: list[str], console: Console) -> int:
         help=f"number of trials, spread over the range of the rlct (default: {TRIALS_TO_CALIBRATE})",
     )
     options, given = parse(parser, Grid, arguments)
-    study = _open(options)
+    study = _open(options, console)
     reference = _settings(study, study.rlct, {name: value for name, value in given.items() if name not in SWEPT})
     repeat = reference.model_copy(update={"seed": reference.seed + 1})
     grid = _grid(study, reference, given)
@@ -93,7 +94,7 @@ class _Study:
     runner: Runner
 
 
-def _open(options: argparse.Namespace) -> _Study:
+def _open(options: argparse.Namespace, console: Console) -> _Study:
     """Open the study, and find every error before anything runs."""
     from study.record.writer import RecordWriter
 
@@ -109,7 +110,7 @@ def _open(options: argparse.Namespace) -> _Study:
         training_samples=data.shape.training_size(spec.training.validation_fraction),
         data=StudyData(data, digest),
         stores=stores,
-        runner=make_runner(options.runner, resources_of(options), stores, options.study),
+        runner=make_runner(options.runner, resources_of(options), stores, options.study, tell=console.print),
     )
 
 
@@ -151,7 +152,8 @@ def _spread(trials: Mapping[str, "FinishedTrial"], count: int) -> dict[str, "Fin
 
 
 def _print_plan(console: Console, record: "RecordWriter", settings: list[RlctConfig], trials: int) -> None:
-    console.print(f"[bold]{record.study}[/bold]: rlct of {trials} finished trials, {len(settings)} settings each")
+    title = f": rlct of {trials} finished trials, {len(settings)} settings each"
+    console.print(Text.assemble((record.study, "bold"), title))
     differing = {
         name: list(dict.fromkeys(getattr(each, name) for each in settings)) for name in RlctConfig.model_fields
     }
@@ -176,8 +178,11 @@ def _run(
         return 0
     if not jobs:
         return 0
-    with EstimateProgress(len(jobs), console) as watch:
-        return run_jobs(jobs, study.record, study.data, study.runner, watch)
+    with study.record.held(lambda text: console.print(text, markup=False, soft_wrap=True)):
+        # Another driver may have made some of them meanwhile.
+        jobs = jobs_to_do(study.record, trials, settings)
+        with EstimateProgress(len(jobs), console) as watch:
+            return run_jobs(jobs, study.record, study.data, study.runner, watch)
 
 
 def _compare(study: _Study, settings: RlctConfig, names: Mapping[str, str], console: Console) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, Field, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-from study.commands.options import Parser, add_places, add_resources
+from study.commands.options import Parser, add_places, add_resources, parse_fields
 from trainables.config import RlctConfig
 
 # The settings that a calibration varies, and its default factors around the study's value.
@@ -68,6 +68,5 @@ def parse(
                 action.help = str(action.help).replace("(default: None)", f"(default: the study's{around})")
         parser.print_help()
         raise SystemExit(0)
-    source: CliSettingsSource[Any] = CliSettingsSource(fields, root_parser=parser, cli_parse_args=arguments)
-    common = parser.parse_args(arguments)
-    return common, {name: value for name, value in source().items() if value is not None}
+    common, given = parse_fields(parser, fields, arguments)
+    return common, {name: value for name, value in given.items() if value is not None}

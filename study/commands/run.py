@@ -1,11 +1,14 @@
 """`python study/run.py`: parse the command line, plan, run the missing trials, analyse, print where results are."""
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
+from analysis.locations import sqlite_file
 from study.commands.console import (
     EXIT_FAILED_TRIALS,
     EXIT_INTERRUPTED,
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a study; 0 when all of it is done, 1 if trials failed, 2 for an error, 130 when interrupted."""
+    """Run a study; 0 when all of it is done, 1 if trials failed, 2 for an error, 128 + signal when ended by one."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return run_command(["python", "study/run.py"], arguments, lambda console: _run(arguments, console))
 
@@ -41,11 +44,12 @@ def _run(arguments: list[str], console: Console) -> int:
         print_catalogue(console)
         return EXIT_OK
     spec = options.spec
-    console.print(f"[bold]{spec.name}[/bold]: {spec.question}" if spec.question else f"[bold]{spec.name}[/bold]")
+    console.print(Text.assemble((spec.name, "bold"), f": {spec.question}" if spec.question else ""))
     with paused_garbage_collection():
         from study.engine.plan import make_plan
         from trainables.tasks import load_task
 
+        _check_stores(options, console)
         record = _open_record(options) if options.stores.may_have(spec.name) else None
         plan = make_plan(spec, load_task(spec.task, options.data), record)
         if options.plan_only:
@@ -55,15 +59,43 @@ def _run(arguments: list[str], console: Console) -> int:
             return EXIT_OK
         record = record or _open_record(options)
         if plan.remaining == 0:
-            console.print(f"All {plan.trials} trials are finished already: nothing to run.")
-            _analyse(options, record, plan.finished, console)
-            return EXIT_OK
-    execution = _execute(plan, record, options, console)
+            return _nothing_to_run(plan, record, options, console)
+    with contextlib.ExitStack() as stack:
+        if record.exists:
+            # A new study is held as soon as it exists.
+            stack.enter_context(record.held(lambda text: console.print(text, markup=False, soft_wrap=True)))
+            plan = plan.renewed(record)
+            if plan.remaining == 0:
+                return _nothing_to_run(plan, record, options, console)
+        done = f"{plan.done} of {plan.trials} trials are finished, " if plan.done else ""
+        log = f" Log: {short_path(options.stores.log_file(spec.name))}" if options.runner == "ray" else ""
+        console.print(f"{done}{plan.remaining} to run, {spec.replicates} replicates each.{log}")
+        execution = execute_plan(plan, record, options, console)
     if execution.interrupted:
         return EXIT_INTERRUPTED
+    if execution.ended < plan.remaining:
+        console.print(f"The search found only {execution.ended} of {plan.remaining} new trials in the space.")
     if plan.finished or execution.finished:
-        _analyse(options, record, record.finished(), console)
+        analyse(options, record, record.finished(), console)
     return EXIT_FAILED_TRIALS if execution.failed else EXIT_OK
+
+
+def _check_stores(options: Options, console: Console) -> None:
+    """Find what is wrong with the stores before anything is created, and say which the environment has chosen."""
+    stores = options.stores
+    for name in sorted(stores.variables):
+        console.print(f"{name} is set: {stores.described(name)}", highlight=False)
+    stores.check_buckets()
+    if sqlite_file(stores.optuna_url) is None:
+        from study.search.store import check_storage
+
+        check_storage(stores.optuna_url)
+
+
+def _nothing_to_run(plan: "Plan", record: "RecordWriter", options: Options, console: Console) -> int:
+    console.print(f"All {plan.trials} trials are finished already: nothing to run.")
+    analyse(options, record, plan.finished, console)
+    return EXIT_OK
 
 
 def _open_record(options: Options) -> "RecordWriter":
@@ -72,34 +104,46 @@ def _open_record(options: Options) -> "RecordWriter":
     return RecordWriter(options.stores, options.spec.name)
 
 
-def _execute(plan: "Plan", record: "RecordWriter", options: Options, console: Console) -> "Execution":
+def execute_plan(
+    plan: "Plan", record: "RecordWriter", options: Options, console: Console, only: Collection[str] | None = None
+) -> "Execution":
+    """Run the missing trials with a display of their progress; `only` those with these keys.
+
+    Raises:
+        StudyError: another driver holds the study, or a store or the runner cannot be used.
+    """
     from study.commands.views.progress import StudyProgress
     from study.engine.execute import execute
     from study.engine.runners import make_runner
 
-    spec = plan.spec
-    done = f"{plan.done} of {plan.trials} trials are finished, " if plan.done else ""
-    log = f" Log: {short_path(options.stores.log_file(spec.name))}" if options.runner == "ray" else ""
-    console.print(f"{done}{plan.remaining} to run, {spec.replicates} replicates each.{log}")
-    runner = make_runner(options.runner, options.resources, options.stores, spec.name)
+    name = plan.spec.name
+    runner = make_runner(options.runner, options.resources, options.stores, name, tell=console.print)
     beginning = "starting Ray …" if options.runner == "ray" else "starting …"
     with StudyProgress(plan, console, beginning) as progress:
-        execution = execute(plan, record, runner, progress)
+        execution = execute(plan, record, runner, progress, only)
     if execution.failed:
         console.print(
-            f"[red]{execution.failed} trial(s) failed[/red]; the same command tries them again. Why: the artifact "
-            "error.txt of each failed run in MLflow."
+            Text.assemble(
+                (f"{execution.failed} trial(s) failed", "red"),
+                f"; the same command tries them again. Which: python -m study status {name}. Why: python -m study why "
+                f"{name} TRIAL",
+            ),
+            soft_wrap=True,
         )
-    if execution.ended < plan.remaining and not execution.interrupted:
-        console.print(f"The search found only {execution.ended} of {plan.remaining} new trials in the space.")
+    if execution.stopped_by is not None:
+        console.print(f"Stopped: {execution.stopped_by} asked for it.", markup=False, highlight=False)
     return execution
 
 
-def _analyse(
+def analyse(
     options: Options, record: "RecordWriter", finished: Mapping[str, "FinishedTrial"], console: Console
 ) -> None:
-    """Make the report unless it is current, and print its summary."""
-    from study.commands.views.summary import next_commands, places, summary_table
+    """Make the report unless it is current, and print its summary.
+
+    Raises:
+        StudyError: the record cannot be read, or the report cannot be written.
+    """
+    from study.commands.views.summary import places, print_next_commands, summary_table
     from study.engine.report import current_report
 
     command = command_to_analyse(options.stores, options.spec.name)
@@ -107,4 +151,4 @@ def _analyse(
     console.print()
     console.print(summary_table(summary))
     console.print(places(options, page))
-    console.print(next_commands(options, command))
+    print_next_commands(options, command, console)

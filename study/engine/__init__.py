@@ -3,5 +3,5 @@
 A runner (`ray_tune`, or `local` in this process) runs the trials that a ledger hands out. The ledger asks the search
 for trials, writes the record and informs a watcher, which decides nothing.
 
-Reading order: plan, execute, ledger, runner, runners, ray_tune, local, worker; then estimation and report.
+Reading order: plan, execute, ledger, runner, runners, ray_tune, local, worker, code; then estimation and report.
 """

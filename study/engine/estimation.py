@@ -12,11 +12,13 @@ from pathlib import Path
 
 from analysis.layout import Artifact
 from study.engine.runner import Estimated, Runner, StudyData, Watcher
-from study.errors import StudyError, last_line
+from study.errors import StudyError, first_line, last_line
+from study.interrupts import deferred
 from study.record.outcome import EstimateOutcome
 from study.record.reader import FinishedTrial
 from study.record.writer import RecordWriter
 from trainables.config import RlctConfig
+from trainables.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -42,36 +44,55 @@ def run_jobs(
     """Carry out the jobs, and record each estimate when it is made; return how many failed.
 
     Raises:
+        HeldError: another driver holds the study.
         StudyError: the runner or the record cannot be used. Finished estimates are kept.
         CheckpointMismatchError: the checkpoints belong to other code or data.
-        KeyboardInterrupt: the user stopped the estimates. Finished ones are kept.
+        KeyboardInterrupt: the user stopped the estimates, here or from elsewhere. Finished ones are kept.
     """
     failures = 0
 
     def weights(job: Job) -> bytes:
         return _checkpoint_of(job, record, data.digest)
 
-    with runner.connected(), contextlib.closing(runner.run_estimates(jobs, weights, data)) as results:
+    with (
+        record.held(),
+        runner.connected(),
+        contextlib.closing(runner.run_estimates(jobs, weights, data)) as results,
+    ):
         record.close_open_estimates()
         for job, result in results:
             if isinstance(result, Exception):
                 failures += 1
                 watcher.failed(job, last_line(str(result), otherwise=type(result).__name__))
-                continue
-            with _written(result) as folder:
-                record.write_estimate(job.trial_key, job.trial, job.settings, result.outcome, folder)
-            watcher.finished(job, result.outcome)
+            else:
+                with deferred(), _written(result) as folder:
+                    record.write_estimate(job.trial_key, job.trial, job.settings, result.outcome, folder)
+                watcher.finished(job, result.outcome)
+            if record.stop_request is not None:
+                raise KeyboardInterrupt
     return failures
 
 
 def _checkpoint_of(job: Job, record: RecordWriter, data_digest: str) -> bytes:
-    """A trial's checkpoint from the record; one that no worker could use is refused here."""
+    """A trial's checkpoint from the record; one that no worker could use is refused here.
+
+    Raises:
+        CheckpointError: the record does not have it, or it cannot be read: the other trials' may be there.
+        CheckpointMismatchError: it belongs to other code or data.
+        StudyError: the record cannot be reached.
+    """
     from trainables.checkpoint import load_checkpoint
 
+    if not record.has_artifact(job.trial.run_id, Artifact.CHECKPOINT):
+        raise CheckpointError(f"the record has no checkpoint of this trial ({Artifact.CHECKPOINT} is missing)")
     with tempfile.TemporaryDirectory() as folder:
-        file = record.download(job.trial.run_id, Artifact.CHECKPOINT, Path(folder))
-        load_checkpoint(file, data_digest)
-        return file.read_bytes()
+        try:
+            file = record.download(job.trial.run_id, Artifact.CHECKPOINT, Path(folder))
+            load_checkpoint(file, data_digest)
+            return file.read_bytes()
+        except (StudyError, OSError) as error:
+            # The record has just answered: this file cannot be read, and others may be.
+            raise CheckpointError(f"its checkpoint cannot be read: {first_line(error.__cause__ or error)}") from error
 
 
 def _as_json(outcome: EstimateOutcome) -> bytes:

@@ -3,6 +3,7 @@
 For debugging (breakpoints in trainables work), notebooks, machines without Ray, and quick tests.
 """
 
+import socket
 import tempfile
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -52,7 +53,7 @@ class LocalRunner:
                     # The ledger could not record the trial: it could not record others either.
                     raise
                 except Exception:
-                    ledger.fail(trial, traceback.format_exc())
+                    ledger.fail(trial, traceback.format_exc(), socket.gethostname())
                 else:
                     ledger.advance(trial, rest)
                     ledger.finish(trial, outcome, Path(folder))

@@ -1,7 +1,7 @@
 """The plan of a study: its trials, which of them are finished, and how long the rest would take."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,6 +65,16 @@ class Plan:
     def to_sample(self) -> int:
         """Trials still to run that the sampler will choose."""
         return self.remaining - len(self.missing)
+
+    def renewed(self, record: "RecordReader") -> "Plan":
+        """The plan against the record as it is now: another driver may have finished trials since.
+
+        Raises:
+            StudyError: the record cannot be read, or has other settings.
+        """
+        record.refresh()
+        record.check_protocol(self.spec, self.data_digest)
+        return replace(self, finished=record.finished())
 
     def work(self, config: TrialConfig) -> float:
         """Work of a trial on this data, in multiply-adds."""

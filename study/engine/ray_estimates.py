@@ -8,8 +8,10 @@ from collections.abc import Callable, Generator, Sequence
 
 import ray
 
+from study.engine.code import CodeVersion, OtherCodeError, check_code, code_here
 from study.engine.estimation import Job
-from study.engine.ray_cluster import most_side_by_side
+from study.engine.ray_capacity import most_side_by_side
+from study.engine.ray_place import place_here
 from study.engine.resources import Device, Resources
 from study.engine.runner import Estimated, StudyData
 from trainables.config import RlctConfig
@@ -25,12 +27,14 @@ def run_estimates(
     """Yield each job when it ends, with its estimate or the error.
 
     Raises:
+        OtherCodeError: a node has another version of the code.
         CheckpointMismatchError: a checkpoint belongs to other code or data, and so do all others.
     """
     task = ray.remote(_estimate).options(
         num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=RETRIES
     )
     shared_data = ray.put(data)
+    code = code_here()
     limit = resources.concurrent or 2 * most_side_by_side(resources)
     waiting = list(reversed(jobs))
     running: dict[ray.ObjectRef[Estimated], Job] = {}
@@ -50,7 +54,7 @@ def run_estimates(
                 except CheckpointError as error:
                     yield job, error
                     continue
-            running[task.remote(held[job.trial_key], shared_data, job.settings, resources.device)] = job
+            running[task.remote(held[job.trial_key], shared_data, job.settings, resources.device, code)] = job
             jobs_left[job.trial_key] -= 1
             if jobs_left[job.trial_key] == 0:
                 del held[job.trial_key]
@@ -58,11 +62,16 @@ def run_estimates(
         job = running.pop(ended)
         try:
             yield job, ray.get(ended)
+        except OtherCodeError as error:
+            # Ray's own error, which has the worker's traceback as its text, is an OtherCodeError too.
+            raise getattr(error, "cause", error) from error
         except ray.exceptions.RayError as error:
             yield job, error
 
 
-def _estimate(weights: bytes, data: StudyData, settings: RlctConfig, device: Device) -> Estimated:
+def _estimate(weights: bytes, data: StudyData, settings: RlctConfig, device: Device, code: CodeVersion) -> Estimated:
     from study.engine.worker import estimate_again
 
-    return estimate_again(weights, data, settings, device)
+    place = place_here()
+    check_code(code, str(place))
+    return estimate_again(weights, data, settings, device, place.node)

@@ -1,10 +1,12 @@
 """The runner on Ray: Ray Tune schedules the trials over a cluster and reports each to the driver."""
 
 import os
-import signal
+import re
 import tempfile
+import threading
+import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ from ray.tune import Callback, Checkpoint, FailureConfig, RunConfig, Stopper, Tu
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
+from study.engine.code import CodeVersion, OtherCodeError, check_code, code_here
 from study.engine.estimation import Job
 from study.engine.ledger import Ledger
-from study.engine.ray_cluster import connected
+from study.engine.ray_cluster import Connection, connected
 from study.engine.ray_estimates import run_estimates
+from study.engine.ray_health import raising_loss
+from study.engine.ray_place import place_here
 from study.engine.resources import Device, Resources
 from study.engine.runner import Estimated, StudyData
-from study.errors import disk_errors
+from study.errors import StudyError, disk_errors
 from study.record.outcome import Outcome, Progress
 from study.record.stores import Stores
 from study.search.search import Suggestion
@@ -28,34 +33,51 @@ from trainables.trial import TrialConfig
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # The record is MLflow's; no CSV, JSON or TensorBoard.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours to handle.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # No snapshots of the whole experiment: a study goes on from its record.
 }
+# A worker or a node that dies is no fault of the trial, which starts again elsewhere, this often at most: a trial that
+# needs more memory than any node has would kill one worker after the other.
+RESTARTS = 3
+# Seconds in which Ray Tune, when it is to stop, should have recorded what it is recording and stopped its workers.
+SECONDS_TO_STOP = 20.0
 
 
 class RayRunner:
     """Runs trials and estimates on an existing Ray cluster, or on a new one on this machine."""
 
-    def __init__(self, resources: Resources, stores: Stores, study: str):
+    def __init__(self, resources: Resources, stores: Stores, study: str, tell: Callable[[str], None]):
         self._resources = resources
         self._stores = stores
         self._study = study
+        self._tell = tell
+        self._connection: Connection
 
-    def connected(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def connected(self) -> Iterator[None]:
         """A connection to the cluster, or to a new one on this machine."""
-        return connected(self._resources, self._stores.log_file(self._study))
+        with connected(self._resources, self._stores.log_file(self._study)) as self._connection:
+            if self._connection.note is not None:
+                self._tell(self._connection.note)
+            yield
 
     def run_trials(self, ledger: Ledger, data: StudyData) -> None:
         """Run the ledger's trials with Ray Tune."""
         os.environ.update(TUNE_SETTINGS)
         desk = _Desk(ledger)
-        with desk.interruptible():
+        # In a thread: some of Ray's calls cannot be interrupted, and would wait for ever for a cluster that has died.
+        tuning = threading.Thread(target=desk.keep_failure, args=[lambda: self._tuner(desk, data).fit()], daemon=True)
+        with raising_loss(self._connection):
+            tuning.start()
             try:
-                self._tuner(desk, data).fit()
-            except Exception:
-                # Raise the error that stopped the study, not Ray Tune's error that followed from it.
-                if desk.error is None:
-                    raise
-        if desk.error is not None:
-            raise desk.error
+                # Not join(): interrupted, it takes the thread for ended.
+                desk.ended.wait()
+            except KeyboardInterrupt:
+                desk.stopped = True
+                desk.ended.wait(0 if self._connection.lost else SECONDS_TO_STOP)
+                raise
+            # The error that stopped the study, rather than Ray Tune's error that followed from it.
+            if (error := desk.error or desk.failure) is not None:
+                raise error
 
     def run_estimates(
         self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: StudyData
@@ -65,7 +87,7 @@ class RayRunner:
 
     def _tuner(self, desk: "_Desk", data: StudyData) -> tune.Tuner:
         resources = self._resources
-        trainable = tune.with_parameters(_train, data=data, device=resources.device)
+        trainable = tune.with_parameters(_train, data=data, device=resources.device, code=code_here())
         return tune.Tuner(
             tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
             tune_config=TuneConfig(
@@ -81,42 +103,64 @@ class RayRunner:
                 storage_path=self._stores.ray_uri,
                 callbacks=[_LedgerCallback(desk)],
                 stop=_StopOnError(desk),
-                # No retries here, where the same trial would fail again: running the study again is the retry.
-                failure_config=FailureConfig(max_failures=0),
+                # Errors of a trial's code are not among these failures: `_train` reports them.
+                failure_config=FailureConfig(max_failures=RESTARTS),
                 verbose=0,
             ),
         )
 
 
-def _train(suggestion: dict[str, Any], data: StudyData, device: Device) -> None:
-    """Run a trial on a Ray Tune worker, reporting its progress and finally its outcome."""
+def _train(suggestion: dict[str, Any], data: StudyData, device: Device, code: CodeVersion) -> None:
+    """Run a trial on a Ray Tune worker, reporting its progress and finally its outcome, or the error that ended it.
+
+    An exception would be indistinguishable from the death of the worker, after which Ray Tune starts the trial again.
+    """
     from study.engine.worker import run_trial
 
     def report(progress: Progress) -> None:
         tune.report(progress._asdict())
 
-    with tempfile.TemporaryDirectory() as folder:
-        outcome, rest = run_trial(TrialConfig(**suggestion["trial"]), data, device, report, Path(folder))
-        # As one string: Ray Tune would flatten a nested result.
-        last = rest._asdict() | {"outcome": outcome.to_json()}
-        tune.report(last, checkpoint=Checkpoint.from_directory(folder))
+    place = place_here()
+    try:
+        check_code(code, str(place))
+        with tempfile.TemporaryDirectory() as folder:
+            config = TrialConfig(**suggestion["trial"])
+            outcome, rest = run_trial(config, data, device, report, Path(folder), place.node)
+            # As one string: Ray Tune would flatten a nested result.
+            last = rest._asdict() | {"outcome": outcome.to_json()}
+            tune.report(last, checkpoint=Checkpoint.from_directory(folder))
+    except OtherCodeError as error:
+        tune.report({"refused": str(error)})
+    except Exception:
+        tune.report({"error": f"On {place}:\n{traceback.format_exc()}", "host": place.host})
 
 
 class _Desk:
     """The ledger for Ray Tune's parts: it maps Ray Tune's trial names to trials, and keeps errors.
 
-    Ray Tune takes an error in a callback for a failure of the trial, and goes on. Some of its code swallows Ctrl-C.
+    Ray Tune takes an error in a callback for a failure of the trial, and goes on.
     """
 
     def __init__(self, ledger: Ledger):
         self.ledger = ledger
         self.trials: dict[str, Suggestion] = {}
         self.error: Exception | None = None
-        self.interrupted = False
+        self.failure: BaseException | None = None  # of Ray Tune itself
+        self.stopped = False  # by the user
+        self.ended = threading.Event()  # Ray Tune has ended
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune pickles its callbacks to restore them. A study goes on from its record: keep nothing.
         return {}
+
+    def keep_failure(self, run: Callable[[], Any]) -> None:
+        """Run Ray Tune, and keep the error that it ends with."""
+        try:
+            run()
+        except BaseException as failure:
+            self.failure = failure
+        finally:
+            self.ended.set()
 
     @contextmanager
     def error_kept(self) -> Iterator[None]:
@@ -126,22 +170,6 @@ class _Desk:
         except Exception as error:
             self.error = self.error or error
             raise
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C end the study even in code that swallows it: the stopper sees it too."""
-
-        def interrupt(signum: int, frame: object) -> None:
-            self.interrupted = True
-            raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-        if self.interrupted:
-            raise KeyboardInterrupt
 
 
 class _LedgerSearcher(Searcher):
@@ -186,15 +214,28 @@ class _LedgerCallback(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         with self._desk.error_kept():
-            self._desk.ledger.advance(self._trial(trial), Progress(result["stage"], result["epochs"]))
+            if "refused" in result:
+                raise StudyError(result["refused"])
+            if "stage" in result:
+                progress = Progress(result["stage"], result["epochs"], result["host"])
+                self._desk.ledger.advance(self._trial(trial), progress)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        with self._desk.error_kept():
+            self._desk.ledger.interrupt(self._trial(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if "error" in trial.last_result:
+            with self._desk.error_kept():
+                self._desk.ledger.fail(self._trial(trial), trial.last_result["error"], trial.last_result["host"])
+            return
         if "outcome" not in trial.last_result:
             return  # The study was stopped before the trial's end.
         outcome = Outcome.from_json(trial.last_result["outcome"])
         assert trial.checkpoint is not None, "a trial's last report comes with its files"
         with self._desk.error_kept(), disk_errors(), trial.checkpoint.as_directory() as folder:
             self._desk.ledger.finish(self._trial(trial), outcome, Path(folder))
+        _forget(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if self._desk.error is not None:
@@ -202,10 +243,23 @@ class _LedgerCallback(Callback):
             return
         reason = Path(trial.error_file).read_text() if trial.error_file else "the worker left no traceback"
         with self._desk.error_kept():
-            self._desk.ledger.fail(self._trial(trial), reason)
+            # Ray's traceback names the worker: (pid=12, ip=10.0.0.2, …)
+            node = re.search(r"\bip=([^,)\s]+)", reason)
+            self._desk.ledger.fail(self._trial(trial), reason, node[1] if node else None)
 
     def _trial(self, trial: Trial) -> Suggestion:
         return self._desk.trials[trial.trial_id]
+
+
+def _forget(trial: Trial) -> None:
+    """Drop the result and the files of a trial that is in the record: Ray Tune keeps both until the study ends."""
+    checkpoints = trial.run_metadata.checkpoint_manager
+    assert trial.storage is not None
+    assert checkpoints is not None
+    trial.run_metadata = type(trial.run_metadata)()
+    trial.run_metadata.checkpoint_manager = type(checkpoints)(checkpoint_config=checkpoints.checkpoint_config)
+    with disk_errors():
+        trial.storage.storage_filesystem.delete_dir(trial.storage.trial_fs_path)
 
 
 class _StopOnError(Stopper):
@@ -218,4 +272,7 @@ class _StopOnError(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._desk.error is not None or self._desk.interrupted
+        if self._desk.stopped:
+            # At once: Ray Tune would stop every worker and read every trial's results first.
+            raise KeyboardInterrupt
+        return self._desk.error is not None

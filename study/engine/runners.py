@@ -1,5 +1,7 @@
 """The runners by name, and which resources each can use."""
 
+from collections.abc import Callable
+
 from study.engine.resources import Resources
 from study.engine.runner import Runner
 from study.errors import StudyError
@@ -25,8 +27,10 @@ def check_runner(name: str, resources: Resources) -> None:
         )
 
 
-def make_runner(name: str, resources: Resources, stores: Stores, study: str) -> Runner:
-    """The runner of that name, one of RUNNERS."""
+def make_runner(
+    name: str, resources: Resources, stores: Stores, study: str, tell: Callable[[str], None] = print
+) -> Runner:
+    """The runner of that name, one of RUNNERS; it tells the user what its trials wait for."""
     check_runner(name, resources)
     if name == "local":
         from study.engine.local import LocalRunner
@@ -35,4 +39,4 @@ def make_runner(name: str, resources: Resources, stores: Stores, study: str) -> 
     # Ray takes a second to import, and the local runner does not need it.
     from study.engine.ray_tune import RayRunner
 
-    return RayRunner(resources, stores, study)
+    return RayRunner(resources, stores, study, tell)

@@ -26,18 +26,23 @@ REPORT_INTERVAL = 4.0
 
 
 def run_trial(
-    config: TrialConfig, data: StudyData, device: Device, report: Callable[[Progress], None], folder: Path
+    config: TrialConfig,
+    data: StudyData,
+    device: Device,
+    report: Callable[[Progress], None],
+    folder: Path,
+    node: str = "",
 ) -> tuple[Outcome, Progress]:
     """Run a trial and write its files for the record into `folder`; return the outcome and the unreported progress."""
     device.prepare()
     reporter = _Reporter(config, report)
     result = run_experiment(config, data.data, device.torch_name, reporter.on_epoch, reporter.on_draw)
-    outcome = Outcome.of(result, device.hardware())
+    outcome = Outcome.of(result, device.hardware(), node)
     write_files(folder, result, outcome, data)
     return outcome, reporter.take("recording")
 
 
-def estimate_again(weights: bytes, data: StudyData, settings: RlctConfig, device: Device) -> Estimated:
+def estimate_again(weights: bytes, data: StudyData, settings: RlctConfig, device: Device, node: str = "") -> Estimated:
     """Estimate the rlct of a trained trial, given the content of its checkpoint."""
     device.prepare()
     started = time.perf_counter()
@@ -47,7 +52,7 @@ def estimate_again(weights: bytes, data: StudyData, settings: RlctConfig, device
         checkpoint = load_checkpoint(file, data.digest)
     estimate = estimate_rlct_again(checkpoint, data.data, settings, device.torch_name)
     seconds = time.perf_counter() - started
-    outcome = EstimateOutcome(RlctOutcome.of(estimate), seconds, device.hardware(), socket.gethostname())
+    outcome = EstimateOutcome(RlctOutcome.of(estimate), seconds, device.hardware(), socket.gethostname(), node)
     return Estimated(outcome, trace_table(estimate))
 
 
@@ -106,6 +111,7 @@ class _Reporter:
         self._config = config
         self._report = report
         self._epochs: list[dict[str, list[float]]] = []
+        self._host = socket.gethostname()
         self._last_report = time.monotonic()
 
     def on_epoch(self, epoch: int, metrics: dict[str, np.ndarray]) -> None:
@@ -118,7 +124,7 @@ class _Reporter:
     def take(self, stage: str) -> Progress:
         """The epochs that have not been reported yet."""
         epochs, self._epochs = self._epochs, []
-        return Progress(stage, epochs)
+        return Progress(stage, epochs, self._host)
 
     def _report_if_due(self, stage: str) -> None:
         if time.monotonic() - self._last_report >= REPORT_INTERVAL:

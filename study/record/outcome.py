@@ -28,6 +28,7 @@ class Progress(NamedTuple):
 
     stage: str
     epochs: list[dict[str, list[float]]]
+    host: str = ""  # where the trial runs
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class EstimateOutcome:
     seconds: float
     device: str
     host: str
+    node: str = ""  # of Ray
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,10 @@ class Outcome:
     seconds: dict[str, float]
     device: str
     host: str
+    node: str = ""  # of Ray
 
     @classmethod
-    def of(cls, result: "ExperimentResult", device: str) -> "Outcome":
+    def of(cls, result: "ExperimentResult", device: str, node: str = "") -> "Outcome":
         return cls(
             measurements={name: values.tolist() for name, values in result.measurements.items()},
             status=result.status,
@@ -105,6 +108,7 @@ class Outcome:
             seconds=result.seconds,
             device=device,
             host=socket.gethostname(),
+            node=node,
         )
 
     def to_json(self) -> str:

@@ -3,21 +3,38 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from mlflow.entities import Experiment, Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
+from analysis.drivers import missing_driver
 from analysis.layout import Artifact, Level, Tag
+from analysis.servers import (
+    ServerError,
+    check_database,
+    check_server,
+    is_of_a_store,
+    is_server,
+    reason,
+    wait_a_bounded_time,
+    wait_no_longer,
+)
 from analysis.tracking import quieten_mlflow, search_all_runs
-from study.errors import StudyError, first_line, without_secrets
+from study.errors import StudyError, without_secrets
+from study.record.lease import Holder, living_holder
+from study.record.outcome import Outcome
 from study.record.protocol import differences
 from study.record.stores import Stores
 from study.spec import StudySpec, build_spec, read_study
+
+# Most seconds to wait for another process that makes the tables of a new database.
+OPENING_SECONDS = 60
+# Most studies that are listed.
+MOST_STUDIES = 1000
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,25 @@ class FinishedTrial:
     rlct_verdict: str
     metrics: Mapping[str, float]  # means over replicates, and their standard errors
     ended: int  # milliseconds since 1970
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """A trial in the record, however it stands. Times are seconds since 1970, 0 if there is none."""
+
+    number: int  # in the order in which trials began, from 1
+    run_id: str
+    key: str
+    name: str
+    state: str  # MLflow's status of its run: RUNNING, FINISHED, FAILED, KILLED
+    status: str  # status_detail, once it has ended
+    rlct_verdict: str
+    metrics: Mapping[str, float]
+    stage: str
+    host: str  # where it ran, if the record says
+    reason: str  # of a failure, in a line
+    started: float
+    ended: float
 
 
 @dataclass
@@ -48,9 +84,14 @@ class RecordReader:
 
     def __post_init__(self) -> None:
         quieten_mlflow()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read anew whether the study exists, and its run: another driver may have written meanwhile."""
         if self.stores.is_empty:
             return
-        with self._reachable():
+        self._check_answers()
+        with self._reachable(), self._first_use():
             self._client = MlflowClient(self.stores.tracking_uri)
             self._experiment = self._client.get_experiment_by_name(self.study)
         if self._experiment is not None:
@@ -61,6 +102,57 @@ class RecordReader:
                 )
             runs = self._search(f"tags.{Tag.LEVEL} = '{Level.STUDY}'")
             self._study_run = runs[0] if runs else None
+
+    def studies(self) -> list[str]:
+        """The names of all studies in the store; experiments that no study made are left out."""
+        if self.stores.is_empty:
+            return []
+        with self._reachable():
+            names = {each.experiment_id: each.name for each in self._client.search_experiments()}
+            runs = self._client.search_runs(
+                list(names), f"tags.{Tag.LEVEL} = '{Level.STUDY}'", max_results=MOST_STUDIES
+            )
+            return sorted({names[run.info.experiment_id] for run in runs})
+
+    @property
+    def exists(self) -> bool:
+        """Whether the store has the study."""
+        return self._experiment is not None
+
+    @property
+    def run_id(self) -> str | None:
+        """The study's run, which identifies the record: no other store has it. None before the study has begun."""
+        return None if self._study_run is None else str(self._study_run.info.run_id)
+
+    def status(self) -> str | None:
+        """MLflow's status of the study's run: how the last driver left it, or RUNNING. None before it has begun."""
+        return None if self._study_run is None else str(self._study_run.info.status)
+
+    def total_trials(self) -> int | None:
+        """Number of trials of the whole study; None for older records, which do not say."""
+        tags = {} if self._study_run is None else self._study_run.data.tags
+        return int(tags[Tag.TRIALS]) if Tag.TRIALS in tags else None
+
+    def opened(self) -> float:
+        """When a driver last began to run the study, in seconds since 1970; 0 before that."""
+        if self._study_run is None:
+            return 0.0
+        return int(self._study_run.data.tags.get(Tag.OPENED, self._study_run.info.start_time)) / 1000
+
+    def experiment_tags(self) -> dict[str, str]:
+        """The tags of the study's experiment as they are now.
+
+        Raises:
+            StudyError: the store has no such study.
+        """
+        if self._experiment is None:
+            raise StudyError(self.no_such_study())
+        with self._reachable():
+            return dict(self._client.get_experiment(self._experiment.experiment_id).tags)
+
+    def holder(self, patiently: bool = True) -> Holder | None:
+        """Who runs the study now. Patiently, a driver that seems dead is watched for a while first."""
+        return living_holder(self, self.stores, self.study, patiently)
 
     def finished(self) -> dict[str, FinishedTrial]:
         """The finished trials by key."""
@@ -76,6 +168,45 @@ class RecordReader:
             )
             for run in runs
         }
+
+    def trials(self) -> list[RecordedTrial]:
+        """Every trial that was ever begun, in the order of beginning: one that failed may be there more than once."""
+        runs = self._search(f"tags.{Tag.LEVEL} = '{Level.TRIAL}'")
+        # Runs that began in the same millisecond keep one order.
+        ordered = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+        return [
+            RecordedTrial(
+                number=number,
+                run_id=run.info.run_id,
+                key=run.data.tags[Tag.TRIAL_KEY],
+                name=run.info.run_name or "",
+                state=run.info.status,
+                status=run.data.tags.get(Tag.STATUS, ""),
+                rlct_verdict=run.data.tags.get(Tag.VERDICT, ""),
+                metrics=run.data.metrics,
+                stage=run.data.tags.get(Tag.STAGE, "starting"),
+                host=run.data.tags.get(Tag.HOST, ""),
+                reason=run.data.tags.get(Tag.REASON, ""),
+                started=run.info.start_time / 1000,
+                ended=(run.info.end_time or 0) / 1000,
+            )
+            for number, run in enumerate(ordered, 1)
+        ]
+
+    def error_of(self, trial: RecordedTrial) -> str | None:
+        """The traceback of a failed trial; None if the record does not have it."""
+        if not self.has_artifact(trial.run_id, Artifact.ERROR):
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return self.download(trial.run_id, Artifact.ERROR, Path(folder)).read_text()
+
+    def outcome(self, trial: FinishedTrial) -> Outcome | None:
+        """The outcome of a finished trial; None if the record does not have it whole, as older ones."""
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                return Outcome.from_json(self.download(trial.run_id, Artifact.OUTCOME, Path(folder)).read_text())
+        except (StudyError, ValueError, TypeError, KeyError):
+            return None
 
     def objectives(self) -> dict[str, str]:
         """The study's objectives with the direction of each, in their order."""
@@ -101,13 +232,18 @@ class RecordReader:
         with self._reachable():
             return Path(self._client.download_artifacts(run_id, artifact, str(folder)))
 
+    def has_artifact(self, run_id: str, artifact: str) -> bool:
+        """Whether a run has an artifact of this name."""
+        folder, _, _ = artifact.rpartition("/")
+        with self._reachable():
+            return artifact in {each.path for each in self._client.list_artifacts(run_id, folder or None)}
+
     def has_copy(self, artifact: str, file: Path) -> bool:
         """Whether the study's run has this artifact with the content of the file."""
-        folder, _, _ = artifact.rpartition("/")
+        run_id = self._existing_run().info.run_id
+        if not self.has_artifact(run_id, artifact):
+            return False
         with self._reachable(), tempfile.TemporaryDirectory() as fetched:
-            run_id = self._existing_run().info.run_id
-            if artifact not in {each.path for each in self._client.list_artifacts(run_id, folder or None)}:
-                return False
             return Path(self._client.download_artifacts(run_id, artifact, fetched)).read_bytes() == file.read_bytes()
 
     def estimated(self) -> set[tuple[str, str]]:
@@ -140,11 +276,15 @@ class RecordReader:
             StudyError: the store has no such study.
         """
         if self._study_run is None:
-            raise StudyError(
-                f"{without_secrets(self.stores.tracking_uri)} has no study {self.study!r}: check its name, --store "
-                "and --tracking-uri, or run it first with study/run.py."
-            )
+            raise StudyError(self.no_such_study())
         return self._study_run
+
+    def no_such_study(self) -> str:
+        """The message that the store has no such study."""
+        return (
+            f"{without_secrets(self.stores.tracking_uri)} has no study {self.study!r}: check its name, --store "
+            "and --tracking-uri, or run it first with study/run.py."
+        )
 
     def _study_tags(self) -> dict[str, str]:
         tags: dict[str, str] = self._existing_run().data.tags
@@ -156,14 +296,44 @@ class RecordReader:
         with self._reachable():
             return search_all_runs(self._client, self._experiment.experiment_id, condition)
 
+    def _check_answers(self) -> None:
+        """Ask the store once, with short time-outs: MLflow's own would be silent for minutes."""
+        uri = self.stores.tracking_uri
+        wait_a_bounded_time()
+        try:
+            if is_server(uri):
+                check_server(uri)
+            elif (missing := missing_driver(uri)) is not None:
+                raise ServerError(missing)
+            elif self.stores.tracking_file is None:
+                tables = check_database(uri)
+                if "studies" in tables and "experiments" not in tables:
+                    raise ServerError("this is Optuna's database. Give MLflow a database of its own.")
+        except ServerError as error:
+            raise StudyError(
+                f"the MLflow record at {without_secrets(uri)} cannot be used: {error} Nothing was changed."
+            ) from error
+
+    def _first_use(self) -> AbstractContextManager[object]:
+        """One process at a time opens a local database: two that make its tables at once fail."""
+        if not self.stores.tracking_is_local:
+            return nullcontext()
+        try:
+            return FileLock(self.stores.root / "locks" / ".mlflow.db.lock").acquire(timeout=OPENING_SECONDS)
+        except (Timeout, OSError):
+            return nullcontext()  # A folder that is not ours can still be read.
+
     @contextmanager
     def _reachable(self) -> Iterator[None]:
         try:
             yield
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except Exception as error:
+            if not is_of_a_store(error):
+                raise
+            wait_no_longer()
             raise StudyError(
                 f"the MLflow record at {without_secrets(self.stores.tracking_uri)} "
-                f"cannot be used: {first_line(error)} "
+                f"cannot be used: {reason(error)} "
                 "Check that the server runs (or the folder is writable, with room on the disk) and that the store was "
                 "made by this version of MLflow; then run the same command again: finished trials are kept."
             ) from error

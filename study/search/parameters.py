@@ -1,5 +1,6 @@
 """Points of the search space to Optuna parameters and back, and the samplers."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,12 +23,17 @@ def quieten_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def make_sampler(spec: StudySpec, trials_before: int) -> BaseSampler:
-    """The sampler that the spec names, seeded so that a resumed study does not draw the same numbers again."""
-    seed = spec.seed + trials_before
-    if spec.sampler == "nsga2":
+def make_sampler(spec: StudySpec, trial: int, attempt: int, at_random: bool = False) -> BaseSampler:
+    """The sampler that the spec names, or one that draws at random, for one suggestion.
+
+    Its random numbers depend on the study's seed, the number of trials before this one and the suggestions for it that
+    were known already. A study that goes on after a crash therefore draws the numbers that it would have drawn.
+    """
+    digest = hashlib.sha256(f"{spec.seed}/{trial}/{attempt}".encode()).digest()
+    seed = int.from_bytes(digest[:4], "big")
+    if spec.sampler == "nsga2" and not at_random:
         return NSGAIISampler(seed=seed)
-    if spec.sampler == "tpe":
+    if spec.sampler == "tpe" and not at_random:
         # Trials run in parallel: constant_liar avoids points that another running trial is at.
         return TPESampler(seed=seed, constant_liar=True)
     return RandomSampler(seed=seed)

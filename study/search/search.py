@@ -4,22 +4,20 @@ Values and user attributes of an Optuna trial are written after its networks are
 not finite ends as failed, because Optuna cannot rank it; its user attributes say so.
 """
 
-import math
 import random
 import warnings
 from collections.abc import Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 import optuna
-from optuna.samplers import RandomSampler
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from study.record.outcome import FAILED, Outcome, mean_and_error
+from study.record.outcome import FAILED, Outcome
 from study.search.parameters import make_sampler, point_as_params, suggest_point
-from study.search.store import set_constraints, storage_errors
+from study.search.store import RECORD, Ending, storage_errors, tell_ending
 from study.spec import Point, StudySpec
-from trainables.measures import MEASURES
 from trainables.trial import TrialConfig
 
 # After this many known suggestions in a row, the next point is drawn at random from those left (in a space of few
@@ -41,51 +39,38 @@ class Suggestion(NamedTuple):
 class Search:
     """Asks Optuna for trials, and tells it how they end.
 
-    `points` are suggested first; `taken` are keys of trials that need not run again.
+    `points` are suggested first; `taken` are keys of trials that need not run again; `record` is the study's run in the
+    record, by which Optuna's study names the record that it belongs to.
 
     Raises (all methods):
         StudyError: Optuna's storage cannot be used.
     """
 
     def __init__(
-        self, spec: StudySpec, data_digest: str, storage: RDBStorage, points: Iterable[Point], taken: Iterable[str]
+        self,
+        spec: StudySpec,
+        data_digest: str,
+        storage: BaseStorage,
+        points: Iterable[Point],
+        taken: Iterable[str],
+        record: str | None = None,
     ):
         self._spec = spec
         self._data_digest = data_digest
         self._points = list(points)
         self._taken = set(taken)
         with storage_errors():
-            self._study = _open_study(spec, storage)
+            self._study = _open_study(spec, storage, record)
 
     def ask(self) -> Suggestion | None:
         """The next design point, or the sampler's next new choice; None when nothing is left."""
-        chosen_sampler = self._study.sampler
-        try:
-            with storage_errors():
-                return self._ask_for_new()
-        finally:
-            self._study.sampler = chosen_sampler
+        with storage_errors():
+            return self._ask_for_new()
 
     def tell(self, suggestion: Suggestion, outcome: Outcome) -> None:
         """Tell Optuna the values and user attributes of a recorded trial."""
-        trial = suggestion.optuna_trial
-        # The standard error of a replicate's value is no measure of the trial.
-        errors = {measure.error for measure in MEASURES.values()}
-        summary = mean_and_error({name: each for name, each in outcome.measurements.items() if name not in errors})
-        attributes = {name: value for name, value in summary.items() if math.isfinite(value)} | {
-            "status_detail": outcome.status,
-            "rlct_verdict": outcome.rlct.verdict,
-            "seconds": sum(outcome.seconds.values()),
-        }
-        values = [summary[name] for name in self._spec.objectives]
         with storage_errors():
-            for name, value in attributes.items():
-                trial.set_user_attr(name, value)
-            set_constraints(trial, self._spec, outcome.status, outcome.rlct.verdict)
-            if all(math.isfinite(value) for value in values):
-                self._study.tell(trial, values)
-            else:
-                self._study.tell(trial, state=TrialState.FAIL)
+            tell_ending(self._study, suggestion.optuna_trial, self._spec, Ending.of(outcome))
 
     def fail(self, suggestion: Suggestion) -> None:
         """Tell Optuna of a trial that failed.
@@ -97,11 +82,15 @@ class Search:
             self._study.tell(suggestion.optuna_trial, state=TrialState.FAIL)
 
     def _ask_for_new(self) -> Suggestion | None:
-        for known in range(KNOWN_IN_A_ROW):
-            if not self._points and self._spec.is_enumerated:
+        known = 0  # suggestions of the sampler for this trial that are taken
+        while known < KNOWN_IN_A_ROW:
+            sampled = not self._points
+            if sampled and self._spec.is_enumerated:
                 break
-            if known == KNOWN_BEFORE_RANDOM and not self._points and not self._draw_from_what_is_left():
+            at_random = sampled and known >= KNOWN_BEFORE_RANDOM
+            if at_random and self._all_points is not None and not self._draw_from_what_is_left():
                 break
+            self._study.sampler = make_sampler(self._spec, len(self._taken), known, at_random)
             if self._points:
                 self._study.enqueue_trial(point_as_params(self._points.pop(0), self._spec))
             trial = self._study.ask()
@@ -116,18 +105,22 @@ class Search:
                 return Suggestion(trial, key, config)
             trial.set_user_attr("status_detail", f"duplicate of {key}")
             self._study.tell(trial, state=TrialState.FAIL)
+            known += sampled
         return None
 
     def _draw_from_what_is_left(self) -> bool:
         """Choose the next suggestion at random; False if all points are taken."""
+        assert self._all_points is not None
+        left = [point for key, point in self._all_points if key not in self._taken]
         seed = self._spec.seed + len(self._taken)
-        every = self._spec.all_trials()
-        if every is None:
-            self._study.sampler = RandomSampler(seed=seed)
-            return True
-        left = [point for point, config in every if config.key(self._data_digest) not in self._taken]
         self._points += random.Random(seed).sample(left, k=min(1, len(left)))
         return bool(left)
+
+    @cached_property
+    def _all_points(self) -> list[tuple[str, Point]] | None:
+        """Key and point of every different trial of the space; None if there are too many. Making them takes long."""
+        every = self._spec.all_trials()
+        return None if every is None else [(config.key(self._data_digest), point) for point, config in every]
 
     def _suggest_trial(self, trial: optuna.Trial) -> TrialConfig:
         config = self._spec.trial_config(suggest_point(trial, self._spec, self._baseline_is_taken))
@@ -139,17 +132,18 @@ class Search:
         return self._spec.trial_key(baseline, self._data_digest) in self._taken
 
 
-def _open_study(spec: StudySpec, storage: RDBStorage) -> optuna.Study:
-    """The stored Optuna study, a new one if there is none yet."""
+def _open_study(spec: StudySpec, storage: BaseStorage, record: str | None) -> optuna.Study:
+    """The stored Optuna study, a new one if there is none yet; it names its record."""
     study = optuna.create_study(
         study_name=spec.name,
         storage=storage,
         directions=list(spec.objectives.values()),
         load_if_exists=True,
     )
-    study.sampler = make_sampler(spec, trials_before=len(study.get_trials(deepcopy=False)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(spec.objectives))
     study.set_user_attr("question", spec.question)
+    if record is not None:
+        study.set_user_attr(RECORD, record)
     return study

@@ -1,4 +1,7 @@
-"""The search space. Each dimension is one value, a list of choices, or a range."""
+"""The search space. Each dimension is one value, a list of choices, or a range.
+
+All sizes are bounded, so that any study is checked, and a wrong one refused, in about a second.
+"""
 
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -27,13 +30,21 @@ _WORDS: dict[str, list[Any]] = {
     "head": list(get_args(HeadKind)),
 }
 LAYER_NAME = re.compile(r"[A-Za-z_]\w*")
+LAYER_DEPTH = re.compile(r"[0-9]{1,4}")
+# Values of a list.
+MOST_CHOICES = 1000
+MOST_TARGETS = 100
+# A weight above it leaves nothing of the loss it is added to.
+LARGEST_WEIGHT = 1e9
+# Characters of a target that names layers.
+LONGEST_TARGET = 200
 
 
 class WeightRange(Section):
     """A range of aux_weight, and whether the baseline is searched beside it."""
 
-    low: float = Field(gt=0, description="Smallest weight above 0; `baseline` adds the 0.")
-    high: float = Field(gt=0, description="Largest weight.")
+    low: float = Field(gt=0, le=LARGEST_WEIGHT, description="Smallest weight above 0; `baseline` adds the 0.")
+    high: float = Field(gt=0, le=LARGEST_WEIGHT, description="Largest weight.")
     log: bool = Field(True, description="Search on a logarithmic scale.")
     baseline: bool = Field(
         True, description="Let the sampler choose the baseline, aux_weight 0, with a yes/no parameter `self_modeling`."
@@ -60,6 +71,20 @@ class IntRange(Section):
         return self
 
 
+class LayerRange(IntRange):
+    """A range of numbers of hidden layers."""
+
+    low: LayerCount = Field(description="Smallest value.")
+    high: LayerCount = Field(description="Largest value.")
+
+
+class UnitRange(IntRange):
+    """A range of numbers of units."""
+
+    low: UnitCount = Field(description="Smallest value.")
+    high: UnitCount = Field(description="Largest value.")
+
+
 def known_values(name: str) -> list[Any]:
     """All values of a dimension with a fixed set of values."""
     return list(AUXILIARY_TASKS) if name == "control" else _WORDS[name]
@@ -74,10 +99,12 @@ def _parse_target(target: int | str) -> int | str:
     """Accept 2, "2", "1+3", "hidden2", "last", "all", "any"; return the shortest form."""
     if target in ("last", "all", "any"):
         return target
-    parts = [part.strip() for part in str(target).split("+")]
-    depths = {int(part) for part in parts if part.isdigit()}
+    text = str(target) if isinstance(target, str) or abs(target) < 10_000 else ""
+    parts = [part.strip() for part in text[: LONGEST_TARGET + 1].split("+")]
+    depths = {int(part) for part in parts if LAYER_DEPTH.fullmatch(part)}
     names = {part for part in parts if LAYER_NAME.fullmatch(part)}
-    if 0 in depths or len(depths) + len(names) < len(set(parts)) or names & {"last", "all", "any"}:
+    unclear = 0 in depths or len(depths) + len(names) < len(set(parts)) or names & {"last", "all", "any"}
+    if unclear or len(text) > LONGEST_TARGET:
         raise PydanticCustomError(
             "target_depth",
             "not a target: give a depth from 1 (2) or a layer's name (hidden2), several together ('1+2'), 'last', "
@@ -99,19 +126,22 @@ def _known_control(name: str) -> str:
 
 
 Target = Annotated[int | str, AfterValidator(_parse_target)]
-ControlName = Annotated[str, AfterValidator(_known_control)]
-Weight = Annotated[float, Field(ge=0)]
+# The name of one of a few known things: a longer text is none of them.
+Word = Annotated[str, Field(max_length=100)]
+ControlName = Annotated[Word, AfterValidator(_known_control)]
+Weight = Annotated[float, Field(ge=0, le=LARGEST_WEIGHT)]
 _T = TypeVar("_T")
-Choices = Annotated[list[_T], Field(min_length=1), AfterValidator(_distinct)]
+Choices = Annotated[list[_T], Field(min_length=1, max_length=MOST_CHOICES), AfterValidator(_distinct)]
+Targets = Annotated[list[Target], Field(min_length=1, max_length=MOST_TARGETS), AfterValidator(_distinct)]
 
 
 class SearchSpace(Section):
     """The dimensions in which trials differ. A scalar is fixed, a list is a choice, a mapping low/high is a range."""
 
-    hidden_layers: LayerCount | Choices[LayerCount] | IntRange = Field(
+    hidden_layers: LayerCount | Choices[LayerCount] | LayerRange = Field(
         1, description="Hidden layers, blocks or stages of the architecture."
     )
-    width: UnitCount | Choices[UnitCount] | IntRange = Field(
+    width: UnitCount | Choices[UnitCount] | UnitRange = Field(
         64, description="Units of every hidden layer; of convnet, channels of the first one."
     )
     control: ControlName | Choices[ControlName] = Field(
@@ -121,7 +151,7 @@ class SearchSpace(Section):
         default=[0.0, 1.0, 5.0, 10.0, 20.0, 50.0],
         description="Weight of the self-modeling loss, or strength of the control; 0 is the baseline.",
     )
-    target_depth: Target | Choices[Target] = Field(
+    target_depth: Target | Targets = Field(
         "last",
         description="Target layers: a depth from 1 or a layer's name, several together ('1+2'), 'last', 'all', or "
         "'any' (the search chooses one of the network's layers).",
@@ -161,6 +191,16 @@ class SearchSpace(Section):
         assert choices is not None, f"the values of {name} cannot be listed"
         return choices
 
+    def smallest(self, name: str) -> Any:
+        """The smallest value of a dimension of numbers."""
+        value = getattr(self, name)
+        return value.low if isinstance(value, IntRange | WeightRange) else min(self.choices(name) or ())
+
+    def largest(self, name: str) -> Any:
+        """The largest value of a dimension of numbers."""
+        value = getattr(self, name)
+        return value.high if isinstance(value, IntRange | WeightRange) else max(self.choices(name) or ())
+
     def fixed(self, name: str) -> list[Any]:
         """The value of a fixed dimension, as a list; empty for a dimension that varies."""
         choices = self.choices(name) or []
@@ -185,7 +225,7 @@ class DesignPoints(Section):
     width: UnitCount | Choices[UnitCount] | None = Field(None, description="Units of every hidden layer.")
     control: ControlName | Choices[ControlName] | None = Field(None, description="Control that replaces self-modeling.")
     aux_weight: Weight | Choices[Weight] | None = Field(None, description="Weight of the loss, or strength.")
-    target_depth: Target | Choices[Target] | None = Field(None, description="Target layers.")
+    target_depth: Target | Targets | None = Field(None, description="Target layers.")
     detach_targets: bool | Choices[bool] | None = Field(None, description="Targets are constants.")
     target_form: TargetForm | Choices[TargetForm] | None = Field(None, description="raw, standardized or sign.")
     unit_weighting: UnitWeighting | Choices[UnitWeighting] | None = Field(None, description="mean or sum.")

@@ -1,23 +1,31 @@
 """Validation errors in words: the field, what is wrong, the given value, what was probably meant."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from study.shown import plain, shortened, shown
 from trainables.registry import did_you_mean, suggestion
+
+MOST_LINES = 10
+LONGEST_LINE = 1500  # one that lists the measures is long
+LONGEST_PATH = 100
 
 
 def explain_errors(error: ValidationError, raw: dict[str, Any], model: type[BaseModel]) -> list[str]:
-    """One line per wrong field of `raw`."""
+    """One line per wrong field of `raw`, at most MOST_LINES of them and one with the number of the others."""
     by_field: dict[str, ErrorDetails] = {}
     # A value that fits no member of a union gives an error per member: keep the most specific, not one about the type.
     for details in sorted(error.errors(), key=lambda e: e["type"].endswith(("_type", "_parsing"))):
         by_field.setdefault(_field_path(details, raw), details)
     # If a part of a value is wrong, type errors on the whole value do not help.
-    parents = {field for field in by_field if any(other.startswith((f"{field}.", f"{field}[")) for other in by_field)}
-    return [_explain(field, details, model) for field, details in by_field.items() if field not in parents]
+    parents = {field[: found.start()] for field in by_field for found in re.finditer(r"[.\[]", field)}
+    wrong = [(field, details) for field, details in by_field.items() if field not in parents]
+    lines = [shortened(plain(_explain(field, details, model)), LONGEST_LINE) for field, details in wrong[:MOST_LINES]]
+    return lines + ([f"and {len(wrong) - MOST_LINES} more"] if len(wrong) > MOST_LINES else [])
 
 
 def field_paths(model: type[BaseModel]) -> Iterator[str]:
@@ -60,13 +68,14 @@ def _field_path(error: ErrorDetails, raw: Any) -> str:
 
 
 def _explain(field: str, error: ErrorDetails, model: type[BaseModel]) -> str:
+    field = shortened(field, LONGEST_PATH)
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] == "missing":
         return f"{field}: missing, and there is no default"
     if error["type"] == "extra_forbidden":
-        return f"{field}: no such field (value {error['input']!r}); {suggest(field, model)}"
+        return f"{field}: no such field (value {shown(error['input'])}); {suggest(field, model)}"
     if not field:
         return message
     if isinstance(error["input"], dict):
         return f"{field}: {message}"
-    return f"{field}: {message}, got {error['input']!r}"
+    return f"{field}: {message}, got {shown(error['input'])}"

@@ -4,13 +4,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from study.errors import StudyError
+from study.shown import plain, shortened
 from study.spec.explain import explain_errors
 from study.spec.study import StudySpec
+from study.spec.yaml_text import MOST_BYTES, read_yaml
 from trainables.registry import did_you_mean
+
+LONGEST_PATH = 200  # in a message
 
 
 def named_studies() -> list[str]:
@@ -28,21 +31,24 @@ def read_study(name_or_file: str) -> dict[str, Any]:
     if name_or_file.endswith((".yaml", ".yml")) or "/" in name_or_file:
         path = Path(name_or_file)
         try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise StudyError(f"study file {path} cannot be read: {error}") from error
-        raw = _parse_yaml(text, str(path))
+            with path.open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
+        except (OSError, ValueError) as error:
+            # A path with a NUL is a ValueError.
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StudyError(f"study file {_in_words(name_or_file)} cannot be read: {reason}.") from error
+        raw = _fields(content, _in_words(name_or_file))
         raw.setdefault("name", path.stem)
         return raw
     known = named_studies()
     if name_or_file not in known:
         hint = did_you_mean(name_or_file, known).capitalize()
         raise StudyError(
-            f"study {name_or_file!r} is unknown. {hint}Named studies: {', '.join(known)}; or give a YAML file "
-            "by its path."
+            f"study {_in_words(name_or_file)!r} is unknown. {hint}Named studies: {', '.join(known)}; or give a YAML "
+            "file by its path."
         )
-    text = (resources.files("study") / "studies" / f"{name_or_file}.yaml").read_text()
-    return _parse_yaml(text, name_or_file)
+    content = (resources.files("study") / "studies" / f"{name_or_file}.yaml").read_bytes()
+    return _fields(content, name_or_file)
 
 
 def build_spec(raw: dict[str, Any], source: str) -> StudySpec:
@@ -54,16 +60,16 @@ def build_spec(raw: dict[str, Any], source: str) -> StudySpec:
     try:
         return StudySpec.model_validate(raw)
     except ValidationError as error:
-        lines = explain_errors(error, raw, StudySpec)
-        raise StudyError(f"the study {source!r} cannot be run:\n" + "\n".join(f"  {line}" for line in lines)) from error
+        lines = [f"the study {_in_words(source)!r} cannot be run:", *explain_errors(error, raw, StudySpec)]
+        raise StudyError("\n  ".join(lines)) from error
 
 
-def _parse_yaml(text: str, source: str) -> dict[str, Any]:
-    try:
-        # PyYAML's C parser, if it was built, is ten times as fast.
-        raw = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise StudyError(f"{source} is not valid YAML: {error}") from error
+def _fields(content: bytes, source: str) -> dict[str, Any]:
+    raw = read_yaml(content, source)
     if not isinstance(raw, dict):
         raise StudyError(f"{source} must be a mapping of study fields, such as 'task: digits'")
     return raw
+
+
+def _in_words(name_or_file: str) -> str:
+    return shortened(plain(name_or_file), LONGEST_PATH)

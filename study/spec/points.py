@@ -15,7 +15,9 @@ from study.spec.dimensions import SEARCHED, DesignPoints, WeightRange
 from trainables.auxiliary import get_auxiliary_task
 from trainables.config import NetworkConfig, Section, SelfModelConfig
 from trainables.errors import ConfigError
+from trainables.networks import layers_of
 from trainables.targets import has_target, in_words, target_depths
+from trainables.tasks import get_task
 from trainables.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _Section = TypeVar("_Section", bound=Section)
 # A space with more points than this is not enumerated.
 MOST_POINTS = 5000
+# A study that lists more points than this is refused: each is checked.
+MOST_LISTED = 10_000
 
 
 class Point(NamedTuple):
@@ -52,11 +56,12 @@ def listed_trials(spec: "StudySpec") -> Iterator[ListedTrial]:
     out.
 
     Raises:
-        ValueError: a design point lies outside the space, or omits a dimension that the space does not fix.
+        ValueError: a design point lies outside the space, or omits a dimension that the space does not fix; or there
+            are more than MOST_LISTED points.
     """
+    count_points(spec)
     seen = set()
-    for point in _grid_points(spec) if spec.sampler == "grid" else _design_points(spec):
-        config = trial_config(spec, point)
+    for point, config in _grid_trials(spec) if spec.sampler == "grid" else _design_trials(spec):
         if config is not None and config not in seen:
             seen.add(config)
             yield ListedTrial(point, config)
@@ -90,7 +95,8 @@ def trial_config(spec: "StudySpec", point: Point) -> TrialConfig | None:
     Raises:
         ConfigError: the network does not exist, or the control does not take this strength.
     """
-    layers = spec.layers(point.hidden_layers)
+    network = network_config(spec, point.hidden_layers, point.width)
+    layers = layers_of(network, get_task(spec.task).shape.inputs)
     if not has_target(point.target_depth, layers):
         if get_auxiliary_task(point.control).needs_targets(point.aux_weight):
             return None
@@ -98,7 +104,7 @@ def trial_config(spec: "StudySpec", point: Point) -> TrialConfig | None:
     return _checked(
         TrialConfig,
         task=spec.task,
-        network=network_config(spec, point.hidden_layers, point.width),
+        network=network,
         self_model=_self_model(point, target_depths(point.target_depth, layers)),
         training=spec.training,
         rlct=spec.rlct,
@@ -121,27 +127,47 @@ def _self_model(point: Point, depths: tuple[int, ...]) -> SelfModelConfig:
     targets = depths if auxiliary.needs_targets(weight) else ()
     # Options without effect on a control keep their defaults, so that they do not make another trial.
     options = {name: getattr(point, name) for name in auxiliary.options} if targets else {}
-    config = _checked(SelfModelConfig, aux_weight=weight, target_depths=targets, control=auxiliary.name, **options)
-    auxiliary.check(config)
-    return config
+    return _checked(SelfModelConfig, aux_weight=weight, target_depths=targets, control=auxiliary.name, **options)
 
 
-def _grid_points(spec: "StudySpec") -> Iterator[Point]:
+def count_points(spec: "StudySpec") -> int:
+    """The number of points that a study lists, without making them: a few lists can span millions.
+
+    Raises:
+        ValueError: there are more than MOST_LISTED.
+    """
+    if spec.sampler == "grid":
+        points = math.prod(len(spec.space.choices(name) or ()) for name in SEARCHED)
+    else:
+        points = sum(math.prod(max(1, len(block.values(name))) for name in SEARCHED) for block in spec.design)
+    if points > MOST_LISTED:
+        of_grid = spec.sampler == "grid"
+        what, remedy = ("space: the grid", "lists") if of_grid else ("design: it", "lists or fewer blocks")
+        raise ValueError(
+            f"{what} has {points:,} points, and a study may list {MOST_LISTED:,}. Give shorter {remedy}, or let a "
+            "sampler choose (sampler: tpe, with a number of trials)"
+        )
+    return points
+
+
+def _grid_trials(spec: "StudySpec") -> Iterator[tuple[Point, TrialConfig | None]]:
     for values in product(*(spec.space.choices(name) or () for name in SEARCHED)):
-        yield Point(**dict(zip(SEARCHED, values, strict=True)))
+        point = Point(**dict(zip(SEARCHED, values, strict=True)))
+        yield point, trial_config(spec, point)
 
 
-def _design_points(spec: "StudySpec") -> Iterator[Point]:
+def _design_trials(spec: "StudySpec") -> Iterator[tuple[Point, TrialConfig | None]]:
     for number, block in enumerate(spec.design):
         values = [_design_values(spec, number, block, name) for name in SEARCHED]
         for combination in product(*values):
             point = Point(**dict(zip(SEARCHED, combination, strict=True)))
-            if trial_config(spec, point) is None:
+            config = trial_config(spec, point)
+            if config is None:
                 raise ValueError(
                     f"design[{number}].target_depth: that point's network has no {point.target_depth!r}; it has "
                     f"the layers {in_words(spec.layers(point.hidden_layers))}"
                 )
-            yield point
+            yield point, config
 
 
 def _design_values(spec: "StudySpec", number: int, block: DesignPoints, name: str) -> list[Any]:

@@ -1,41 +1,58 @@
 """A study as data: the model is the file format, the validation, the command line and the documentation."""
 
+import re
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from study.errors import StudyError
-from study.spec.dimensions import ENUMERATED, SEARCHED, DesignPoints, SamplerName, SearchSpace, WeightRange
-from study.spec.points import ListedTrial, Point, all_trials, listed_trials, network_config, trial_config
+from study.shown import plain
+from study.spec.dimensions import ENUMERATED, SEARCHED, DesignPoints, SamplerName, SearchSpace, Word
+from study.spec.points import ListedTrial, Point, all_trials, count_points, listed_trials, network_config, trial_config
 from trainables.auxiliary import OPTIONS, get_auxiliary_task
-from trainables.config import ObserverConfig, RlctConfig, Section, TrainingConfig
+from trainables.config import LARGEST_SEED, ObserverConfig, RlctConfig, Section, TrainingConfig
 from trainables.measures import MEASURES, Measure
-from trainables.networks import Layer, get_architecture, layers_of
+from trainables.networks import Layer, check_network, get_architecture, layers_of
 from trainables.registry import did_you_mean
 from trainables.targets import has_target, in_words
 from trainables.tasks import TASKS, DataShape, get_task
 from trainables.trial import TrialConfig
 
 Direction = Literal["maximize", "minimize"]
+# MLflow has an experiment of this name in every store; it belongs to no study.
+RESERVED_NAME = "Default"
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+LONGEST_QUESTION = 1000
+MOST_OBJECTIVES = 20
+MOST_TRIALS = 100_000
+MOST_DESIGN_BLOCKS = 1000
+# Of all trials of a study.
+MOST_NETWORKS = 1_000_000
+# All networks of a space are checked up to this number; beyond it, those with a size at an end of its range.
+MOST_CHECKED = 20_000
 
 
 class StudySpec(Section):
     """A study: one question, its trials and how they are measured."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Name of the study: of its MLflow experiment, its Optuna study and its folders.",
     )
-    question: str = Field("", description="The question that the study asks.")
-    task: str = Field(description="Data set, with its recipe.")
-    architecture: str = Field(description="Architecture of the networks (default: the task's recipe).")
+    question: str = Field("", max_length=LONGEST_QUESTION, description="The question that the study asks.")
+    task: Word = Field(description="Data set, with its recipe.")
+    architecture: Word = Field(description="Architecture of the networks (default: the task's recipe).")
     replicates: int = Field(5, ge=1, le=1000, description="Networks per trial, each with a seed of its own.")
-    seed: int = Field(0, ge=0, description="Seed of the first replicate; the others count up from it.")
-    split_seed: int = Field(0, ge=0, description="Seed of the validation split, the same for all trials.")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the first replicate; the others count up from it.")
+    split_seed: int = Field(
+        0, ge=0, le=LARGEST_SEED, description="Seed of the validation split, the same for all trials."
+    )
     trials: int | None = Field(
-        None, ge=1, description="Number of trials, design points included; leave it out for a grid or a design."
+        None,
+        ge=1,
+        le=MOST_TRIALS,
+        description="Number of trials, design points included; leave it out for a grid or a design.",
     )
     sampler: SamplerName = Field(
         "tpe",
@@ -43,10 +60,13 @@ class StudySpec(Section):
         "only the design points.",
     )
     space: SearchSpace = Field(default_factory=SearchSpace, description="What differs between the trials.")
-    design: list[DesignPoints] = Field(default_factory=list, description="Points that are run before the search.")
-    objectives: dict[str, Direction] = Field(
+    design: list[DesignPoints] = Field(
+        default_factory=list, max_length=MOST_DESIGN_BLOCKS, description="Points that are run before the search."
+    )
+    objectives: dict[Word, Direction] = Field(
         default={"val_accuracy": "maximize", "weight_std": "minimize", "rlct": "minimize"},
         min_length=1,
+        max_length=MOST_OBJECTIVES,
         description="Measures to optimize, and the direction of each: any measures that do not use the test split.",
     )
     training: TrainingConfig = Field(description="Training. Fields left out are from the task's recipe.")
@@ -62,7 +82,8 @@ class StudySpec(Section):
         if not isinstance(raw, dict):
             return raw
         # An unknown task is reported by the validator of `task`, and nothing else is.
-        recipe = TASKS.get(str(raw.get("task")), TASKS["mnist"]).recipe
+        task = raw.get("task")
+        recipe = TASKS.get(task if isinstance(task, str) else "", TASKS["mnist"]).recipe
         completed = dict(raw)
         completed.setdefault("architecture", recipe.network.architecture)
         if completed["architecture"] == recipe.network.architecture and isinstance(raw.get("space", {}), dict):
@@ -73,6 +94,23 @@ class StudySpec(Section):
             if isinstance(given, dict):
                 completed[section] = defaults.model_dump() | given
         return completed
+
+    @field_validator("name")
+    @classmethod
+    def _name_of_folders_and_experiment(cls, name: str) -> str:
+        if not STUDY_NAME.fullmatch(name) or name == RESERVED_NAME:
+            raise ValueError(
+                "not a name for an experiment and its folders: take up to 100 letters, digits, dots, dashes and "
+                f"underscores, a letter or digit first, and not {RESERVED_NAME!r}"
+            )
+        return name
+
+    @field_validator("question")
+    @classmethod
+    def _printable(cls, question: str) -> str:
+        if plain(question) != question:
+            raise ValueError("it has control characters. Write it as plain text")
+        return question
 
     @field_validator("task")
     @classmethod
@@ -115,8 +153,16 @@ class StudySpec(Section):
             raise ValueError("design: sampler 'design' runs the design points, and none are listed")
         if self.is_enumerated and self.trials is not None:
             raise ValueError(f"trials: sampler {self.sampler!r} runs all listed points; leave trials out")
+        self._check_networks(count_points(self) if self.trials is None else self.trials)
         if not self.is_enumerated and self.trials is None:
             raise ValueError(f"trials: sampler {self.sampler!r} needs a number of trials, e.g. 30")
+
+    def _check_networks(self, trials: int) -> None:
+        if trials * self.replicates > MOST_NETWORKS:
+            raise ValueError(
+                f"replicates: {trials:,} trials of {self.replicates:,} replicates are {trials * self.replicates:,} "
+                f"networks, and a study may have {MOST_NETWORKS:,}. Lower one of them"
+            )
 
     def _check_objective(self, name: str) -> None:
         """Check that an objective is a known measure that does not use the test split."""
@@ -169,20 +215,31 @@ class StudySpec(Section):
     def _check_search(self) -> None:
         """Check that whatever the sampler chooses is an existing network, target and strength."""
         inputs = get_task(self.task).shape.inputs
+        for depth, width in self._networks():
+            check_network(network_config(self, depth, width), inputs)
         for depth in self.space.values("hidden_layers"):
-            for width in self.space.values("width"):
-                layers_of(network_config(self, depth, width), inputs)
             if self.space.target_depth != "any" and not self.targets_within(depth):
                 raise ValueError(
                     f"space.target_depth: the search may choose {depth} hidden layer(s), and no target lies within the "
                     f"layers {in_words(self.layers(depth))}. Raise the lower end of space.hidden_layers, or let "
                     "target_depth be 'any' or 'last'"
                 )
-        weights = self.space.aux_weight
-        highest = weights.high if isinstance(weights, WeightRange) else max(self.space.choices("aux_weight") or ())
-        size = Point(max(self.space.values("hidden_layers")), min(self.space.values("width")), highest, "last")
+        largest, narrowest, highest = (
+            self.space.largest("hidden_layers"),
+            self.space.smallest("width"),
+            self.space.largest("aux_weight"),
+        )
+        size = Point(largest, narrowest, highest, "last")
         for values in product(*(self.space.choices(name) or () for name in ("control", *OPTIONS))):
             self.trial_config(size._replace(**dict(zip(("control", *OPTIONS), values, strict=True))))
+
+    def _networks(self) -> Iterator[tuple[int, int]]:
+        """The numbers of layers and units of the networks to check."""
+        depths, widths = self.space.values("hidden_layers"), self.space.values("width")
+        if len(depths) * len(widths) <= MOST_CHECKED:
+            return product(depths, widths)
+        ends = product((min(depths), max(depths)), widths), product(depths, (min(widths), max(widths)))
+        return chain.from_iterable(ends)
 
     def check_against(self, shape: DataShape) -> None:
         """Check the settings that depend on the sizes of the data.
@@ -227,7 +284,7 @@ class StudySpec(Section):
 
     def layers(self, hidden_layers: int) -> tuple[Layer, ...]:
         """The layers of the study's networks with this many hidden layers; the names do not depend on the width."""
-        width = min(self.values("width"))
+        width = min(self.choices("width") or [self.space.smallest("width")])
         return layers_of(network_config(self, hidden_layers, width), get_task(self.task).shape.inputs)
 
     def targets_within(self, hidden_layers: int) -> list[int | str]:

@@ -36,6 +36,10 @@ class RayCluster:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[RayCluster]:
     """A cluster that starts in the background, while its first user does other things."""
+    from study.engine.ray_address import protect_token
+
+    # A local study leaves a token, after which `ray start` asks for it by default: also on a new machine here.
+    protect_token()
     # In a separate folder, so that other programs on this machine do not join it; with a short path, for its sockets.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
@@ -47,10 +51,8 @@ def ray_cluster() -> Iterator[RayCluster]:
                 "--num-cpus=2",
                 "--block",
                 "--include-dashboard=false",
-                "--node-ip-address=127.0.0.1",
                 f"--temp-dir={folder}",
             ],
-            env=os.environ | {"RAY_AUTH_MODE": "disabled"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -1,12 +1,13 @@
 import platform
 import resource
 import threading
+from pathlib import Path
 
 import pytest
 import ray
 import torch
 
-from study.engine.ray_cluster import connect
+from study.engine.ray_cluster import connected
 from study.engine.resources import Resources
 from tests.study.conftest import RayCluster
 
@@ -32,12 +33,11 @@ def _page_faults() -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other settings")
-def test_a_worker_does_not_take_the_memory_of_each_batch_anew_from_the_system(ray_cluster: RayCluster) -> None:
+def test_a_worker_does_not_take_the_memory_of_each_batch_anew_from_the_system(
+    ray_cluster: RayCluster, tmp_path: Path
+) -> None:
     here = _page_faults()
-    connect(Resources(ray_cluster.address))
-    try:
+    with connected(Resources(ray_cluster.address), tmp_path / "ray.log"):
         in_worker = ray.get(ray.remote(_page_faults).remote())
-    finally:
-        ray.shutdown()
     assert here > 0.9 * BATCHES * PAGES, "without the settings every batch requests its memory again"
     assert in_worker < 0.5 * BATCHES * PAGES

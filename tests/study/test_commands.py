@@ -46,8 +46,11 @@ def test_the_plan_of_listed_trials_names_controls_and_the_options_that_are_not_t
         training: {epochs: 3}
     """)
     monkeypatch.chdir(tmp_path)
-    assert run(["listed.yaml", "--plan"]) == 0
+    # Nothing that a user writes is markup for the terminal.
+    assert run(["listed.yaml", "--plan", "--question", "[/red] Is :smile: [x]?", "--store", "[/b] [red]"]) == 0
     lines = [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
+    assert lines[0] == "listed: [/red] Is :smile: [x]?"
+    assert f"store {tmp_path / '[/b] [red]'}" in lines
     for expected in (
         # One baseline, two heads, one dropout.
         "trials 4, the design points",

@@ -368,7 +368,9 @@ def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(
     reason = Path(client.download_artifacts(runs[0].info.run_id, "error.txt")).read_text()
     assert "the trial's task is 'digits', the data's 'other'" in reason
     study = optuna.load_study(study_name="failing", storage=stores.optuna_url)
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
+    assert {trial.state for trial in study.trials} == {TrialState.FAIL}
+    # In a space of two trials the sampler may choose one twice, which does not run again.
+    assert [trial.user_attrs["status_detail"] for trial in study.trials].count("failed") == 2
     assert RecordWriter(stores, spec.name).finished() == {}
 
 
@@ -430,7 +432,6 @@ def test_errors_come_before_ray_starts_and_are_one_message(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     printed = capfd.readouterr()

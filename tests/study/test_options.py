@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -127,11 +128,83 @@ def test_the_data_folder_is_the_option_else_the_variable(monkeypatch: pytest.Mon
         (["--gpus-per-trial", "one"], r"--gpus-per-trial: must be a number, 0 or more, got one"),
         (["mnist", "extra"], r"unrecognized arguments: extra"),
         (["nowhere.yaml"], r"nowhere.yaml cannot be read"),
+        (["--concurrent", "²"], r"--concurrent: must be a whole number, 1 or more, got ²"),
+        (["--objectives", "rlct"], r"--objectives: its value cannot be read. Write it NAME=DIRECTION"),
+        (["--space", "x"], r"--space: its value cannot be read"),
+        (["--space", "3"], r"--space 3: is no mapping. Set a field of it: --space.FIELD VALUE"),
+        (["--training", "[1]"], r"training: should be a valid dictionary .*got \[1\]"),
+        (["--space.aux_weight", "[1,2"], r"--space.aux_weight '\[1,2': not valid YAML: did not find expected"),
+        (["--space.aux_weight", "[" * 5000], r"lie more than 20 deep within each other"),
+        (
+            ["--space.aux_weight", "1," * 5000 + "1"],
+            r"--space.aux_weight: its value has 10,001 characters. Put it into",
+        ),
+        (["--space.aux_weight", '{"low": 1, "low": 2}'], r"'low' is given twice. Remove one"),
+        (["--replicates", "3", "--replicates", "4"], r"--replicates is given twice. Give it once"),
+        (["--replicates=3", "--replicates", "4"], r"--replicates is given twice"),
+        (["--space.width", "8", "--space.width", "9"], r"--space.width is given twice. .*with commas between"),
+        (["--plan", "--plan"], r"--plan is given twice"),
+        (["--space", '{"width": 3}', "--space.width", "4"], r"--space and --space.width overlap"),
+        (["--store", "~nouser/x"], r"--store: there is no home folder for '~nouser/x'"),
+        (["--data", "~nouser/x"], r"--data: there is no home folder for '~nouser/x'"),
+        (["--ray-storage", "~nouser/x"], r"--ray-storage ~nouser/x: there is no such user's folder"),
+        (["--tracking-uri", "http://h:99999x"], r"--tracking-uri: not a URL, or its port is no number from 0 to 65535"),
+        (["--tracking-uri", "http://h:99999"], r"--tracking-uri: not a URL, or its port is no number from 0 to 65535"),
+        (["--tracking-uri", "http://[::1"], r"--tracking-uri: not a URL"),
+        (["--optuna-storage", "postgresql://h:abc/x"], r"--optuna-storage: not a URL, or its port is no number"),
+        (["--address", "h:abc"], r"--address 'h:abc': is no address of a Ray cluster"),
+        (["--address", "ray://h:abc"], r"--address 'ray://h:abc': is no address of a Ray cluster"),
+        (["", ""], r"unrecognized arguments"),
     ],
 )
 def test_a_wrong_command_line_is_one_clear_error(arguments: list[str], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         parse(*arguments)
+
+
+def test_the_port_that_is_none_is_not_quoted_because_it_may_be_a_part_of_a_password() -> None:
+    with pytest.raises(StudyError) as caught:
+        parse("--tracking-uri", "http://user:sec/ret@host")
+    assert "sec" not in str(caught.value)
+
+
+def test_a_question_may_begin_with_a_bracket_and_an_option_follow_a_value() -> None:
+    spec = parse("--question", "[draft] Is it so?", "--name", "x").spec
+    assert (spec.question, spec.name) == ("[draft] Is it so?", "x")
+
+
+def test_a_store_that_cannot_be_a_folder_is_refused_before_anything_is_planned(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for store, message in (
+        (file, "file is a file. Name a folder"),
+        (file / "below", "file is a file. Name a folder"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (loop, "--store"),
+    ):
+        with pytest.raises(StudyError, match=message):
+            parse("--plan", "--store", str(store))
+    assert parse("--plan", "--store", str(tmp_path / "new" / "folder")).stores.root == tmp_path / "new" / "folder"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_store_that_is_not_writable_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    tmp_path.parent.chmod(0o755)
+    tmp_path.parent.parent.chmod(0o755)
+    root = os.getuid() == 0
+    if root:
+        # Root may write everywhere: be somebody else for a moment.
+        os.setresuid(65534, 65534, 0)
+    try:
+        with pytest.raises(StudyError, match=r"is not writable. Make it writable, or name another folder"):
+            parse("--plan", "--store", str(tmp_path / "runs"))
+    finally:
+        if root:
+            os.setresuid(0, 0, 0)
+        tmp_path.chmod(0o755)
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

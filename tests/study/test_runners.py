@@ -196,6 +196,28 @@ def test_an_interrupt_is_told_as_one_even_where_the_record_cannot_be_closed(
     assert execution == Execution(finished=0, failed=0, interrupted=True)
 
 
+def test_what_another_driver_has_finished_since_the_plan_was_made_is_not_run_again(
+    spec: StudySpec, digits: TaskData, ran: dict[str, tuple[Stores, Execution, Heard]]
+) -> None:
+    stores, _, _ = ran["local"]
+    # As it was before the other driver began.
+    outdated = make_plan(spec, digits, None)
+    heard = Heard()
+    runner = make_runner("local", Resources(), stores, spec.name)
+    assert execute(outdated, RecordWriter(stores, spec.name), runner, heard) == Execution(0, 0, interrupted=False)
+    assert heard.events == []
+
+
+def test_a_study_that_is_held_is_refused_before_the_runner_connects(
+    spec: StudySpec, digits: TaskData, ran: dict[str, tuple[Stores, Execution, Heard]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores, _, _ = ran["local"]
+    runner = make_runner("local", Resources(), stores, spec.name)
+    monkeypatch.setattr(runner, "connected", lambda: pytest.fail("the runner was connected"))
+    with RecordWriter(stores, spec.name).held(), pytest.raises(StudyError, match="'small' is held by"):
+        execute(make_plan(spec, digits, None), RecordWriter(stores, spec.name), runner, Heard())
+
+
 def test_the_local_runner_works_where_there_is_no_ray(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(str(STUDY))
     code = (
@@ -235,7 +257,8 @@ def test_what_the_local_runner_cannot_do_is_one_message(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "small.yaml").write_text(str(STUDY))
-    assert main(["small.yaml", "--runner", "local", *arguments]) == 2
+    runner = [] if "--runner" in arguments else ["--runner", "local"]
+    assert main(["small.yaml", *runner, *arguments]) == 2
     error = capfd.readouterr().err
     assert error.startswith("error: ")
     assert message in error

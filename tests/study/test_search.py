@@ -1,3 +1,4 @@
+import contextlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -5,14 +6,15 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from study.errors import StudyError
 from study.record.outcome import Outcome
 from study.record.reader import FinishedTrial
 from study.search.search import Search, Suggestion
-from study.search.store import open_storage, reconcile
-from study.spec import Point, StudySpec, build_spec
+from study.search.store import check_stored_study, open_storage, reconcile
+from study.spec import ListedTrial, Point, StudySpec, build_spec
 from tests.study.synthetic import DIGEST, falling, make_outcome
 from trainables.trial import TrialConfig
 
@@ -250,7 +252,7 @@ def test_a_grid_in_which_a_network_lacks_the_targets_can_go_on(tmp_path: Path) -
     space = {"hidden_layers": [1, 2], "width": 8, "aux_weight": [0, 1], "target_depth": 2}
     spec = make_spec(sampler="grid", trials=None, design=[], space=space)
     run(make_search(spec, tmp_path), 1)
-    assert reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {}) == []
+    check_stored_study(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), None)
 
 
 def test_a_grid_may_grow_by_a_control_and_an_option_and_drop_a_width(tmp_path: Path) -> None:
@@ -265,7 +267,7 @@ def test_a_grid_may_grow_by_a_control_and_an_option_and_drop_a_width(tmp_path: P
     run(make_search(make_spec(sampler="grid", trials=None, design=[], space=space), tmp_path), 3)
     grown = space | {"control": ["none", "dropout", "weight_decay"], "width": [8, 32]}
     spec = make_spec(sampler="grid", trials=None, design=[], space=grown)
-    assert reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {}) == []
+    check_stored_study(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), None)
     assert len(list(spec.listed())) == 2 * 2 * (2 + 1 + 1)
 
 
@@ -302,12 +304,120 @@ def test_open_trials_of_a_killed_driver_are_closed_and_run_first_as_do_failed_on
     assert not set(keys) & {done.key(DIGEST) for done in configs}
 
 
-def test_a_study_that_goes_on_does_not_draw_the_same_again(tmp_path: Path) -> None:
-    spec = make_spec(sampler="random", design=[])
-    first = run(make_search(spec, tmp_path), 5)
-    second = run(make_search(spec, tmp_path, taken=tuple(c.key(DIGEST) for c in first)), 5)
-    weights = [{config.self_model.aux_weight for config in configs} - {0} for configs in (first, second)]
-    assert weights[0] & weights[1] == set()
+FINITE = {"hidden_layers": [1, 2], "width": [8, 16], "aux_weight": [0, 1], "target_depth": "any"}
+
+
+class DiedError(Exception):
+    """A driver died."""
+
+
+def drive(
+    spec: StudySpec,
+    storage: BaseStorage,
+    record: dict[str, Outcome],
+    dies_at: int | None = None,
+    untold: bool = False,
+) -> list[str]:
+    """Drive a search from whatever an earlier driver left, one trial after the other; return the keys in their order.
+
+    It dies in trial `dies_at`, before the trial is in the record, or after that but before Optuna was told (`untold`).
+    """
+    finished = {
+        key: FinishedTrial("run", key, outcome.status, outcome.rlct.verdict, {}, ended=0)
+        for key, outcome in record.items()
+    }
+    again = reconcile(spec, storage, finished, lambda trial: record[trial.name])
+    listed = [point for point, config in spec.listed() if config.key(DIGEST) not in record]
+    points = {spec.trial_key(point, DIGEST): point for point in reversed([*again, *listed])}
+    search = Search(spec, DIGEST, storage, reversed(points.values()), record)
+    while len(record) < (spec.trials or 99) and (suggestion := search.ask()) is not None:
+        if len(record) == dies_at and not untold:
+            raise DiedError
+        outcome = make_outcome(suggestion.config, falling, measures=MEASURES)
+        record[suggestion.key] = outcome
+        if len(record) - 1 == dies_at:
+            raise DiedError
+        search.tell(suggestion, outcome)
+    return list(record)
+
+
+@pytest.mark.parametrize("untold", [False, True], ids=["in a trial", "between record and Optuna"])
+@pytest.mark.parametrize(
+    ("sampler", "trials", "space", "deaths"),
+    [
+        ("random", 13, None, range(13)),
+        ("tpe", 13, None, range(13)),
+        ("tpe", 10, FINITE, range(10)),
+        ("nsga2", 10, FINITE, range(0, 10, 3)),
+        # The first generation has fifty trials.
+        ("nsga2", 53, None, (2, 49, 50, 51)),
+        ("design", None, None, range(3)),
+    ],
+    ids=["random", "tpe", "tpe in a finite space", "nsga2 in a finite space", "nsga2", "design"],
+)
+def test_a_search_that_died_anywhere_suggests_what_it_would_have_suggested(
+    sampler: str, trials: int | None, space: dict[str, Any] | None, deaths: Iterable[int], untold: bool
+) -> None:
+    changes = {"sampler": sampler, "trials": trials} | ({"space": space, "design": []} if space else {})
+    spec = make_spec(**changes)
+    undisturbed = drive(spec, InMemoryStorage(), {})
+    assert len(undisturbed) == (trials or 3)
+    for dies_at in deaths:
+        storage, record = InMemoryStorage(), dict[str, Outcome]()
+        with pytest.raises(DiedError):
+            drive(spec, storage, record, dies_at, untold)
+        # It dies once more in the same trial.
+        with contextlib.suppress(DiedError):
+            drive(spec, storage, record, dies_at, untold=False)
+        assert drive(spec, storage, record) == undisturbed, f"after a death in trial {dies_at}"
+
+
+def test_other_seeds_search_otherwise() -> None:
+    first, second = (drive(make_spec(design=[], trials=5, seed=seed), InMemoryStorage(), {}) for seed in (0, 1))
+    assert set(first) & set(second) == set()
+
+
+def test_a_trial_that_is_recorded_and_was_never_told_gets_all_that_an_undisturbed_one_has() -> None:
+    spec = make_spec(trials=4)
+    attributes = []
+    for untold in (False, True):
+        storage, record = InMemoryStorage(), dict[str, Outcome]()
+        if untold:
+            with pytest.raises(DiedError):
+                drive(spec, storage, record, dies_at=2, untold=True)
+        drive(spec, storage, record)
+        trial = optuna.load_study(study_name="searched", storage=storage).trials[2]
+        assert trial.state == TrialState.COMPLETE
+        attributes.append((trial.user_attrs, trial.values, trial.constraints, trial.params))
+    assert attributes[0] == attributes[1]
+    assert {"trial_key", "rlct_se", "seconds", "status_detail", "aux_weight"} <= attributes[1][0].keys()
+
+
+def test_a_suggestion_in_a_finite_space_does_not_list_the_space_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec(sampler="random", trials=10, design=[], space=FINITE)
+    listings: list[StudySpec] = []
+    every = StudySpec.all_trials
+
+    def counted(spec: StudySpec) -> list[ListedTrial] | None:
+        listings.append(spec)
+        return every(spec)
+
+    monkeypatch.setattr(StudySpec, "all_trials", counted)
+    assert len(drive(spec, InMemoryStorage(), {})) == 10
+    assert len(listings) == 1
+
+
+def test_the_search_of_another_record_is_refused_with_what_to_do() -> None:
+    spec = make_spec(sampler="random")
+    storage = InMemoryStorage()
+    listed = [point for point, _ in spec.listed()]
+    search = Search(spec, DIGEST, storage, listed, (), record="run-of-one-record")
+    check_stored_study(spec, storage, None)
+    run(search, 1)
+    check_stored_study(spec, storage, "run-of-one-record")
+    for other in (None, "run-of-another-record"):
+        with pytest.raises(StudyError, match=r"of another record, in which the study's run is run-of-one-record"):
+            check_stored_study(spec, storage, other)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +429,7 @@ def test_other_objectives_in_the_stored_study_are_refused(objectives: dict[str, 
     make_search(make_spec(), tmp_path)
     other = make_spec(objectives=objectives)
     with pytest.raises(StudyError, match=r"objectives: the Optuna study 'searched' has"):
-        reconcile(other, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {})
+        check_stored_study(other, open_storage(f"sqlite:///{tmp_path}/optuna.db"), None)
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +454,7 @@ def test_a_space_that_optuna_cannot_follow_is_refused_before_anything_runs(
 ) -> None:
     other = make_spec(sampler="random", space=make_spec().space.model_dump() | changes)
     with pytest.raises(StudyError, match=rf"space: Optuna cannot go on .* whose {name} was"):
-        reconcile(other, open_storage(f"sqlite:///{searched}/optuna.db"), {})
+        check_stored_study(other, open_storage(f"sqlite:///{searched}/optuna.db"), None)
 
 
 def test_a_range_may_grow(searched: Path, tmp_path: Path) -> None:
@@ -352,7 +462,7 @@ def test_a_range_may_grow(searched: Path, tmp_path: Path) -> None:
     larger = make_spec(
         sampler="random", space=make_spec().space.model_dump() | {"aux_weight": {"low": 0.1, "high": 90}}
     )
-    assert reconcile(larger, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {}) == []
+    check_stored_study(larger, open_storage(f"sqlite:///{tmp_path}/optuna.db"), None)
     assert len(run(make_search(larger, tmp_path), 3)) == 3
 
 

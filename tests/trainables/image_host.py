@@ -6,8 +6,10 @@ import gzip
 import http.server
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torchvision.datasets import CIFAR10, MNIST
@@ -16,16 +18,33 @@ from tests.conftest import FILES
 from tests.trainables.small_files import md5
 
 
-class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Answers after some seconds, and notes what was asked for."""
+
+    def __init__(self, *arguments: Any, requests: list[str], seconds: float, **others: Any):
+        self._requests, self._seconds = requests, seconds
+        super().__init__(*arguments, **others)
+
+    def do_GET(self) -> None:
+        self._requests.append(self.path)
+        time.sleep(self._seconds)
+        super().do_GET()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
 @contextlib.contextmanager
-def image_host(name: str, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Pack the small files in `root` into `folder` as the real host does, and act as this host while the block runs."""
+def image_host(
+    name: str, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0
+) -> Iterator[list[str]]:
+    """Pack the small files in `root` into `folder` as the real host does, and act as this host while the block runs.
+
+    It takes `seconds` to answer; the block gets the list of requests, which grows.
+    """
     folder.mkdir()
-    handler = functools.partial(_QuietHandler, directory=folder)
+    requests: list[str] = []
+    handler = functools.partial(_Handler, directory=folder, requests=requests, seconds=seconds)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         url = f"http://127.0.0.1:{server.server_port}/"
         if name == "mnist":
@@ -38,7 +57,7 @@ def image_host(name: str, root: Path, folder: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield
+            yield requests
         finally:
             server.shutdown()
 

@@ -106,7 +106,7 @@ def test_missing_data_without_a_network_is_one_error_that_says_what_to_do(
     with pytest.raises(DataError, match=rf"{TITLES[name]} is not in {tmp_path}.*--data DIR or SELF_MODELING_DATA"):
         load_task(name, tmp_path)
     assert capfd.readouterr() == ("", "")
-    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    assert [path.suffix for path in tmp_path.rglob("*")] == [".lock"]
 
 
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])

@@ -53,6 +53,7 @@ __all__ = [
     "ReplicatedNetwork",
     "Size",
     "architectures_for",
+    "check_network",
     "get_architecture",
     "layers_of",
 ]
@@ -79,12 +80,21 @@ def layers_of(config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
 @lru_cache(maxsize=4096)
 def _layers(architecture: Architecture, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
     # Cached: a study asks for the layers of the same few networks many times.
-    refusal = architecture.refusal(config, inputs)
+    check_network(config, inputs)
+    return architecture.describe(config, inputs)
+
+
+def check_network(config: NetworkConfig, inputs: InputSpec) -> None:
+    """Check that a network exists and takes these inputs.
+
+    Raises:
+        ConfigError: it does not; the message lists the networks that do.
+    """
+    refusal = get_architecture(config.architecture).refusal(config, inputs)
     if refusal is not None:
         fitting = ", ".join(name for name in architectures_for(inputs) if name != config.architecture)
         others = f" (for these inputs there are also {fitting})" if fitting else ""
         raise ConfigError(f"architecture {config.architecture!r} {refusal}{others}")
-    return architecture.describe(config, inputs)
 
 
 def architectures_for(inputs: InputSpec) -> list[str]:

@@ -215,16 +215,6 @@ def verify_file(path: Path, expected: str, data_set: str) -> None:
         )
 
 
-def missing_data(data_set: str, root: Path, files: str, error: Exception) -> DataError:
-    """The error for data that is not in `root` (`files` were looked for) and could not be downloaded."""
-    reason = (str(error).splitlines() or [type(error).__name__])[-1]
-    return DataError(
-        f"{data_set} is not in {root.resolve()} (looked for {files}) and could not be downloaded ({reason}). Name the "
-        "folder that has it with --data DIR or SELF_MODELING_DATA, or run once with a network connection and a folder "
-        "that can be written to."
-    )
-
-
 def _as_split(inputs: np.ndarray, labels: np.ndarray, device: torch.device | str) -> Split:
     import torch
 

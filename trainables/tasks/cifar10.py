@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from trainables.config import NetworkConfig, RlctConfig, TrainingConfig
-from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData, missing_data, verify_file
+from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData, verify_file
+from trainables.tasks.download import fetch_missing
 
 if TYPE_CHECKING:
     import torch
@@ -56,12 +57,11 @@ class Cifar10(Task):
         from torchvision.datasets import CIFAR10
 
         root = Path("data") if root is None else root
-        folder = root / CIFAR10.base_folder
-        if not all((folder / name).is_file() for name in SHA256):
-            _download(root)
+        files = {f"{CIFAR10.base_folder}/{name}": digest for name, digest in SHA256.items()}
+        fetch_missing(root, "CIFAR-10", files, _download, _verify)
         # The files are pickles, and reading a pickle can run code: verify all files before reading any.
-        for name, expected in SHA256.items():
-            verify_file(folder / name, expected, "CIFAR-10")
+        for name, expected in files.items():
+            _verify(root / name, expected)
         train, test = CIFAR10(str(root), train=True), CIFAR10(str(root), train=False)
         return TaskData(
             task=self.name,
@@ -123,13 +123,14 @@ def _scaled(images: np.ndarray) -> np.ndarray:
     return scaled
 
 
+def _verify(path: Path, expected: str) -> None:
+    verify_file(path, expected, "CIFAR-10")
+
+
 def _download(root: Path) -> None:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import download_and_extract_archive
 
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            # Not CIFAR10(download=True): it would also read the files, before they are verified.
-            download_and_extract_archive(CIFAR10.url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
-    except (RuntimeError, OSError) as error:
-        raise missing_data("CIFAR-10", root, f"{CIFAR10.base_folder}/data_batch_1 and six more files", error) from error
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        # Not CIFAR10(download=True): it would also read the files, before they are verified.
+        download_and_extract_archive(CIFAR10.url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)

@@ -9,16 +9,14 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from trainables.config import NetworkConfig, RlctConfig, TrainingConfig, canonical
 from trainables.errors import DataError
-from trainables.tasks.base import NO_TOKEN, DataShape, InputSpec, Recipe, Task, TaskData, missing_data
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from trainables.tasks.base import NO_TOKEN, DataShape, InputSpec, Recipe, Task, TaskData
+from trainables.tasks.download import fetch_missing
 
 HUB_NAME = "stanfordnlp/imdb"
 # SHA-256 of reviews and labels by _canonical_reviews: a file's bytes depend on the program that wrote it.
@@ -64,11 +62,11 @@ class Imdb(Task):
 
     def load(self, root: Path | None) -> TaskData:
         root = Path("data") if root is None else root
-        files = {split: root / "imdb" / f"{split}.parquet" for split in SHA256}
-        if not all(path.is_file() for path in files.values()):
-            _download(root, files)
-        train_texts, train_labels = _read(files["train"], SHA256["train"])
-        test_texts, test_labels = _read(files["test"], SHA256["test"])
+        files = {f"imdb/{split}.parquet": digest for split, digest in SHA256.items()}
+        fetch_missing(root, "IMDB", files, _download, _read)
+        (train_texts, train_labels), (test_texts, test_labels) = (
+            _read(root / name, expected) for name, expected in files.items()
+        )
         numbers = vocabulary(train_texts)
         return TaskData(
             task=self.name,
@@ -152,28 +150,17 @@ def _wrong_file(path: Path, finding: str, expected: str) -> DataError:
     )
 
 
-def _download(root: Path, files: dict[str, Path]) -> None:
-    """Download the missing files."""
+def _download(root: Path) -> None:
+    """Write both splits as Parquet files."""
     import datasets
 
-    try:
-        # Without a connection the Hub's client would retry for half a minute; this fails at once.
-        urllib.request.urlopen(f"{datasets.config.HF_ENDPOINT}/api/datasets/{HUB_NAME}", timeout=10).close()
-        with tempfile.TemporaryDirectory() as cache, _quietly():
-            reviews = datasets.load_dataset(HUB_NAME, cache_dir=cache, keep_in_memory=True)
-            for split, path in files.items():
-                if not path.is_file():
-                    _write(reviews[split], path)
-    except Exception as error:  # the Hub's client raises its own errors and those of its libraries
-        raise missing_data("IMDB", root, "imdb/train.parquet and imdb/test.parquet", error) from error
-
-
-def _write(reviews: "Dataset", path: Path) -> None:
-    """Write a split completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
-        reviews.to_parquet(str(Path(unfinished) / path.name))
-        (Path(unfinished) / path.name).replace(path)
+    # Without a connection the Hub's client would retry for half a minute; this fails at once.
+    urllib.request.urlopen(f"{datasets.config.HF_ENDPOINT}/api/datasets/{HUB_NAME}", timeout=10).close()
+    (root / "imdb").mkdir()
+    with tempfile.TemporaryDirectory() as cache, _quietly():
+        reviews = datasets.load_dataset(HUB_NAME, cache_dir=cache, keep_in_memory=True)
+        for split in SHA256:
+            reviews[split].to_parquet(str(root / "imdb" / f"{split}.parquet"))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from trainables.config import RlctConfig, TrainingConfig
-from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData, missing_data, verify_file
+from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData, verify_file
+from trainables.tasks.download import fetch_missing
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -33,12 +34,11 @@ class Mnist(Task):
 
     def load(self, root: Path | None) -> TaskData:
         root = Path("data") if root is None else root
-        raw = root / "MNIST" / "raw"
-        if not all((raw / name).is_file() for name in SHA256):
-            _download(root)
-        for name, expected in SHA256.items():
-            verify_file(raw / name, expected, "MNIST")
-        train_images, train_labels, test_images, test_labels = (_read_idx(raw / name) for name in SHA256)
+        files = {f"MNIST/raw/{name}": digest for name, digest in SHA256.items()}
+        fetch_missing(root, "MNIST", files, _download, _verify)
+        for name, expected in files.items():
+            _verify(root / name, expected)
+        train_images, train_labels, test_images, test_labels = (_read_idx(root / name) for name in files)
         return TaskData(
             task=self.name,
             classes=10,
@@ -69,11 +69,12 @@ def _scaled(images: np.ndarray) -> np.ndarray:
     return scaled
 
 
+def _verify(path: Path, expected: str) -> None:
+    verify_file(path, expected, "MNIST")
+
+
 def _download(root: Path) -> None:
     from torchvision.datasets import MNIST
 
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            MNIST(str(root), download=True)
-    except (RuntimeError, OSError) as error:
-        raise missing_data("MNIST", root, "MNIST/raw/train-images-idx3-ubyte and three more files", error) from error
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        MNIST(str(root), download=True)

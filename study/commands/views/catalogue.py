@@ -14,7 +14,7 @@ def print_catalogue(console: Console) -> None:
     """Print every named study and every task."""
     for name in named_studies():
         spec = build_spec(read_study(name), name)
-        console.print(f"[bold]{name}[/bold]", highlight=False)
+        console.print(name, style="bold", highlight=False)
         console.print(Padding(spec.question, (0, 0, 0, 2)), highlight=False)
         console.print(Padding(f"{stated_cost(spec)}\n", (0, 0, 0, 2)), style="dim", highlight=False)
     console.print("Times are rough estimates for one CPU core. --plan measures this machine.\n\nTasks:")

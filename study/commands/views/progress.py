@@ -18,6 +18,7 @@ from study.engine.plan import Plan
 from study.errors import last_line
 from study.record.outcome import Outcome, describe_trial, mean_and_error
 from study.search.search import Suggestion
+from study.shown import plain
 from trainables.measures import MEASURES
 from trainables.outcomes import STATUSES, VERDICTS
 
@@ -133,7 +134,7 @@ class StudyProgress:
             running.add_row("  " + describe_trial(trial.config), Text(stage, style="dim"))
         best = Table.grid(padding=(0, 2))
         for name, (value, trial_name) in list(self._best.items()):
-            best.add_row("  best", name, f"{value:.4g}", Text(trial_name, style="dim"))
+            best.add_row("  best", name, f"{value:.4g}", Text(plain(trial_name), style="dim"))
         return Group(self._bar, counts, running, best)
 
 

@@ -1,0 +1,72 @@
+"""`python -m study status` and `list`: a study, or all of a store, as they are now, from the record alone."""
+
+import time
+
+from rich.console import Console
+
+from study.commands.console import EXIT_OK
+from study.commands.elsewhere import as_json, make_parser, open_record, parse, print_json
+
+# Seconds between two looks with --follow.
+FOLLOW_INTERVAL = 2.0
+# States in which a study goes on.
+GOING_ON = ("running", "stopping")
+
+
+def show_status(arguments: list[str], console: Console) -> int:
+    """Show who runs a study, what has ended and how, what is left; with --follow, until nobody runs it."""
+    parser = make_parser(
+        "status",
+        "A study as it is now, from its record alone: from another terminal, or from another machine with\n"
+        "--tracking-uri. A driver that has not been heard of for a while is watched before it is called dead.",
+        "the keys study, question, state (running, stopping, finished, failed, interrupted, died, begun),\n"
+        "driver, trials, running, failed, best, trials_per_hour, seconds_left, last_activity, which the guide\n"
+        "explains. With --follow, a line per look.",
+    )
+    parser.add_argument("--follow", action="store_true", help="keep looking until nobody runs the study")
+    options = parse(parser, arguments)
+    from study.commands.views.status import following, status_view
+    from study.record.overview import overview
+
+    record = open_record(options, options.study)
+    seen = overview(record)
+    if options.json:
+        print_json(as_json(seen))
+        while options.follow and seen.state in GOING_ON:
+            time.sleep(FOLLOW_INTERVAL)
+            seen = overview(record)
+            print_json(as_json(seen))
+        return EXIT_OK
+    if options.follow and seen.state in GOING_ON:
+        with following(console) as show:
+            while seen.state in GOING_ON:
+                show(seen)
+                time.sleep(FOLLOW_INTERVAL)
+                seen = overview(record)
+    console.print(status_view(seen))
+    return EXIT_OK
+
+
+def list_studies(arguments: list[str], console: Console) -> int:
+    """List the studies of a store."""
+    parser = make_parser(
+        "list",
+        "The studies of a store, with question, state, trials and last activity. (The named studies that come with\n"
+        "the project: python study/run.py --list)",
+        "a list of what `status --json` prints for each study.",
+        study=False,
+    )
+    options = parse(parser, arguments)
+    from study.commands.views.status import studies_table
+    from study.record.overview import overview
+
+    names = open_record(options, "Default").studies()
+    # Impatiently: a store may have many drivers that died long ago.
+    seen = [overview(open_record(options, name), patiently=False) for name in names]
+    if options.json:
+        print_json([as_json(each) for each in seen])
+    elif seen:
+        console.print(studies_table(seen))
+    else:
+        console.print("This store has no studies yet. Run one: python study/run.py --help")
+    return EXIT_OK
