@@ -19,8 +19,8 @@ LOOKS = 64
 
 
 def quieten_optuna() -> None:
-    """Silence Optuna's messages on studies and trials: the user of a study does not need them."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    """Silence Optuna's messages on studies and trials; its warnings on a database come as errors of ours as well."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def make_sampler(spec: StudySpec, trial: int, attempt: int, at_random: bool = False) -> BaseSampler:
