@@ -1,4 +1,4 @@
-"""`python -m analysis STUDY`: analyse a study from its record alone."""
+"""`python -m analysis STUDY [STUDY …]`: analyse a study, or several as one, from their record alone."""
 
 import argparse
 import os
@@ -12,12 +12,18 @@ from analysis.secrets import password_advice, without_secrets
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the tables, figures and report of a study; 0, or 2 with one line of explanation."""
+    """Write the tables, figures and report of one study or several; 0, or 2 with one line of explanation."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
-        description="Write tables, figures, the Pareto front and an HTML report of a study, from its record alone.",
+        description="Write tables, figures, the Pareto front and an HTML report of a study, from its record alone; of "
+        "several studies, one report on the trials of all of them.",
     )
-    parser.add_argument("study", help="name of the study (its MLflow experiment)")
+    parser.add_argument(
+        "studies",
+        nargs="+",
+        metavar="STUDY",
+        help="name of the study (its MLflow experiment); several studies of one store are analysed as one",
+    )
     parser.add_argument(
         "--store",
         type=Path,
@@ -34,19 +40,25 @@ def main(arguments: list[str] | None = None) -> int:
         "trials' own",
     )
     parser.add_argument(
-        "--out", type=Path, help="folder to write to (default: STORE/reports/STUDY, with --rlct its folder rlct-KEY)"
+        "--out",
+        type=Path,
+        help="folder to write to (default: STORE/reports/STUDY, of several studies STORE/reports/STUDY+STUDY, with "
+        "--rlct its folder rlct-KEY)",
     )
     options = parser.parse_args(arguments)
     # Imported here: these take seconds, and --help does not need them.
+    from analysis.joined import read_records
+    from analysis.pages import file_name
     from analysis.report import write_report
-    from analysis.table import read_record
 
+    studies = list(dict.fromkeys(options.studies))
     beside = [f"rlct-{options.rlct}"] if options.rlct else []
-    out = options.out or options.store.joinpath("reports", options.study, *beside)
     command = shlex.join(["python", "-m", "analysis", *(arguments if arguments is not None else sys.argv[1:])])
     try:
-        uri = _tracking_uri(options.tracking_uri, options.store)
-        record = read_record(uri, options.study, options.rlct)
+        store = _existing_user(options.store)
+        uri = _tracking_uri(options.tracking_uri, store)
+        out = options.out or store.joinpath("reports", file_name(studies) if len(studies) > 1 else studies[0], *beside)
+        record = read_records(uri, studies, options.rlct)
         report = write_report(record, out, without_secrets(command))
     except AnalysisError as error:
         print(without_secrets(f"error: {error}"), file=sys.stderr)
@@ -64,8 +76,13 @@ def _tracking_uri(given: str | None, store: Path) -> str:
     uri = given or os.environ.get(TRACKING_VARIABLE)
     if uri:
         return uri
+    return sqlite_url(store.resolve() / "mlflow.db")
+
+
+def _existing_user(store: Path) -> Path:
+    """The folder, with the home of a user in the place of ~ or ~user."""
     try:
-        return sqlite_url(store.expanduser().resolve() / "mlflow.db")
+        return store.expanduser()
     except RuntimeError as error:
         raise AnalysisError(f"--store {store}: there is no such user's folder. Name another folder.") from error
 

@@ -1,32 +1,34 @@
-"""Compare every trial with the baseline of its network, seed by seed."""
+"""Compare every trial with its baseline, seed by seed."""
 
 import pandas as pd
 
 from analysis.record import STATUS, VERDICT, StudyRecord
 from analysis.statistics import mean_difference
 from analysis.sweeps import describe_trial
+from analysis.values import groups
 
 COLUMNS = ("trial", "measure", "baseline", "difference", "low", "high", "p_value", "pairs", STATUS, VERDICT)
 
 
 def compare_with_baseline(record: StudyRecord) -> pd.DataFrame:
-    """The difference of every trial from the baseline of its network in each measure, with its 95 % interval.
+    """The difference of every trial from its baseline in each measure, with its 95 % interval.
 
-    Columns: trial, the weight, measure, baseline, difference, low, high, p_value, pairs, status and verdict of the
-    trial. Empty if no network has a baseline whose values count.
+    The baseline agrees with the trial in the task, the network and all settings. Columns: trial, the weight, measure,
+    baseline, difference, low, high, p_value, pairs, status and verdict of the trial. Empty if no trial has a baseline
+    whose values count.
     """
     values = record.replicates.set_index(["trial_key", "seed"])[record.measures]
     rows = []
-    for _, of_network in record.trials.groupby(list(record.description.names_of("network")), dropna=False):
-        is_baseline = record.is_baseline(of_network)
-        baseline = record.usable(of_network[is_baseline]).head(1)
+    for alike in groups(record.trials, record.conditions):
+        is_baseline = record.is_baseline(alike)
+        baseline = record.usable(alike[is_baseline]).head(1)
         # A baseline whose value does not count cannot be compared with.
         measures = [name for name in record.measures if len(record.usable(baseline, name))]
         if not measures:
             continue
         reference = values.loc[baseline["trial_key"].iloc[0]]
         means = reference.mean()
-        for trial in of_network[~is_baseline].to_dict("records"):
+        for trial in alike[~is_baseline].to_dict("records"):
             name = describe_trial(record, trial)
             differences = values.loc[trial["trial_key"]] - reference
             for measure in measures:

@@ -11,7 +11,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-Role = Literal["network", "auxiliary", "target", "weight", "option"]
+# What a dimension is part of: the task that the network learns; the network; the auxiliary task, its target layers, its
+# weight and its other options; or the settings of training and measurement.
+Role = Literal["task", "network", "auxiliary", "target", "weight", "option", "setting"]
 # The description for records without one, from before records described themselves.
 UNDESCRIBED = Path(__file__).parent / "undescribed.json"
 
@@ -35,7 +37,7 @@ class Measure(_Part):
 
 
 class Dimension(_Part):
-    """What may differ between trials."""
+    """What may differ between trials: a field of their configuration."""
 
     name: str
     meaning: str
@@ -58,7 +60,8 @@ class Description(_Part):
     """Everything that the analysis knows about the names in a record, in the order of display.
 
     At least one dimension has the role of the network; exactly one each has the roles of auxiliary task, target and
-    weight. A trial whose auxiliary task and weight have their defaults is the baseline of its network.
+    weight; at most one that of the task. A trial whose auxiliary task and weight have their defaults is the baseline of
+    all trials with its task, network and settings.
     """
 
     measures: tuple[Measure, ...]
@@ -73,14 +76,27 @@ class Description(_Part):
                 raise ValueError(f"one dimension has the role {role!r}, got {list(names)}")
         if not self.names_of("network"):
             raise ValueError("no dimension has the role 'network'")
+        if len(names := self.names_of("task")) > 1:
+            raise ValueError(f"at most one dimension has the role 'task', got {list(names)}")
         for dimension in (self.auxiliary, self.weight):
             if dimension.default is None:
                 raise ValueError(f"{dimension.name} has no default, which the baseline needs")
         return self
 
-    def names_of(self, role: Role) -> tuple[str, ...]:
-        """Names of the dimensions with a role."""
-        return tuple(dimension.name for dimension in self.dimensions if dimension.role == role)
+    def names_of(self, *roles: Role) -> tuple[str, ...]:
+        """Names of the dimensions with one of the roles."""
+        return tuple(dimension.name for dimension in self.dimensions if dimension.role in roles)
+
+    @property
+    def size_of_network(self) -> tuple[str, ...]:
+        """Names of the dimensions that name a network, '1×32': those that every record has, else all of the network."""
+        names = self.names_of("network")
+        return tuple(name for name in names if name in undescribed().names_of("network")) or names
+
+    @property
+    def lists_all_fields(self) -> bool:
+        """Whether the dimensions are all fields of a configuration. Older descriptions list only those of interest."""
+        return bool(self.names_of("task", "setting"))
 
     @property
     def weight(self) -> Dimension:

@@ -5,6 +5,9 @@ Writer and readers both use this module.
 The experiment is the study. It has a run for the study, under it a run per trial, and under each trial a run per
 replicate and a run per repeated rlct estimate. Parameters are the fields of the trial's configuration, metrics its
 measures.
+
+A trial that gets more replicates has a new run, with all of them, which supersedes the former one. Once the new run is
+finished, the former one no longer counts, nor do the runs under it.
 """
 
 from enum import StrEnum
@@ -37,7 +40,13 @@ class Tag(StrEnum):
     GIT_COMMIT = "git_commit"
     # Of trials' runs and the runs under them.
     TRIAL_KEY = "trial_key"
+    SEEDS = "seeds"  # of a trial's run: JSON list of the seeds of its replicates
+    # Of a trial's run that replaces one of the same trial with fewer replicates: the id of that run, and when the first
+    # of these runs began, in milliseconds since 1970.
+    SUPERSEDES = "supersedes"
+    BEGUN = "begun"
     REPLICATE = "replicate"
+    REPLICATE_KEY = "replicate_key"  # of a replicate's run: hash of the trial's key and the replicate's seed
     STATUS = "status_detail"
     VERDICT = "rlct_verdict"
     VERDICT_REASON = "rlct_reason"
@@ -88,5 +97,9 @@ CHAIN_ERROR_SUFFIX = "_chain_se"
 ESTIMATED = "rlct"
 # The param of a trial's and a replicate's run that lists the depths of the target layers.
 TARGET_DEPTHS = "target_depths"
+# Params of a replicate's run that are not part of its trial's configuration.
+REPLICATES, SEED, SEEDS = "replicates", "seed", "seeds"
+# The entries of the study's protocol that say by which code and for which objectives its trials were made.
+PROTOCOL_VERSION, PROTOCOL_OBJECTIVES = "protocol_version", "objectives"
 # Prefixes of the study's tags that tell in which environment the study ran.
 ENVIRONMENT_TAGS = ("driver.", "platform", "version.")

@@ -1,7 +1,9 @@
 """Pictures, tables and pages as files."""
 
 import base64
-from collections.abc import Callable, Mapping
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,17 @@ from matplotlib.figure import Figure
 DOTS_PER_INCH = 150
 # A spreadsheet takes a cell that begins with one of these for a formula, and runs it.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# Bytes of the name of a file or folder that is made from other names, far below what file systems take.
+LONGEST_NAME = 100
+
+
+def file_name(names: Sequence[str]) -> str:
+    """'a+b': a name for a file or folder, of at most LONGEST_NAME bytes; a cut one ends with a digest of the names."""
+    name = re.sub(r"[/\\\x00]", "_", "+".join(names))
+    if name == "+".join(names) and len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> str:

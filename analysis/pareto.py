@@ -1,5 +1,6 @@
 """The Pareto front over a study's objectives, with Optuna, from the tracking record only."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,8 +9,10 @@ import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pandas.api.types import infer_dtype
 
 from analysis.record import VERDICT, StudyRecord
+from analysis.values import is_missing, place_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -23,6 +26,9 @@ def as_optuna_study(record: StudyRecord) -> optuna.Study:
 
     Left out are networks that learned nothing, trials with an objective that a bad verdict makes meaningless, and
     trials without a finite value for each objective: they would lie on the front as the simplest of all.
+
+    The parameters are the dimensions that differ between the record's trials. A trial that has no value of one of them,
+    such as a setting of another architecture's, has no such parameter.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=record.directions, study_name=record.study)
@@ -30,14 +36,15 @@ def as_optuna_study(record: StudyRecord) -> optuna.Study:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(record.objectives))
     counted = record.usable(record.trials, *record.objectives).dropna(subset=list(record.objectives))
-    distributions = {name: _distribution(counted[name]) for name in record.dimensions if len(counted)}
+    distributions = {name: _distribution(counted[name]) for name in record.differing if counted[name].notna().any()}
     for trial in counted.to_dict("records"):
+        parameters = {name: trial[name] for name in distributions if not is_missing(trial[name])}
         study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE,
                 values=[float(trial[name]) for name in record.objectives],
-                params={name: trial[name] for name in distributions},
-                distributions=distributions,
+                params=parameters,
+                distributions={name: distributions[name] for name in parameters},
                 user_attrs={"trial_key": trial["trial_key"], VERDICT: trial[VERDICT]},
             )
         )
@@ -82,9 +89,12 @@ def _draw(study: optuna.Study, objectives: Sequence[int]) -> "go.Figure":
 
 
 def _distribution(column: pd.Series) -> BaseDistribution:
-    values: list[Any] = column.tolist()
-    if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
-        return CategoricalDistribution(sorted(set(values), key=str))
-    if pd.api.types.is_integer_dtype(column):
+    """A distribution that has all values of the column: a range if they are numbers, else a choice."""
+    values: list[Any] = column.dropna().tolist()
+    kind = infer_dtype(values, skipna=False)
+    if kind == "integer":
         return IntDistribution(min(values), max(values))
-    return FloatDistribution(min(values), max(values))
+    if kind in ("floating", "mixed-integer-float") and all(map(math.isfinite, values)):
+        return FloatDistribution(min(values), max(values))
+    by_place = {place_of(value): value for value in values}
+    return CategoricalDistribution([by_place[place] for place in sorted(by_place)])

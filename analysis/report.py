@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.comparison import compare_with_baseline
 from analysis.curves import CURVES
@@ -17,11 +18,15 @@ from analysis.figures import draw_against_weight, draw_tradeoff, measures_agains
 from analysis.fits import CurveFits, FittedParameter, fit_curve, fit_table
 from analysis.freshness import PAGE, Summary, begin_report, end_report
 from analysis.layout import ENVIRONMENT_TAGS, Tag
-from analysis.pages import render, save_csv, save_figure
+from analysis.pages import file_name, render, save_csv, save_figure
 from analysis.pareto import as_optuna_study, draw_pareto_front, front_table, pareto_optimal
 from analysis.record import STATUS, VERDICT, StudyRecord
-from analysis.sweeps import find_sweeps
+from analysis.sweeps import Sweep, find_sweeps
 from analysis.text import summary_rows, trial_rows, with_interval
+from analysis.values import for_parquet
+
+if TYPE_CHECKING:
+    import optuna
 
 # Half the width of a fitted parameter's 95 % interval, in standard errors.
 INTERVAL = 1.96
@@ -33,37 +38,78 @@ class Report:
 
     folder: Path
     page: Path
-    front: pd.DataFrame  # the Pareto-optimal trials
+    front: pd.DataFrame  # the Pareto-optimal trials of each task
     fits: list[CurveFits]  # one per sweep and measure to which curves could be fitted
-    comparisons: pd.DataFrame  # each trial against the baseline of its network
+    comparisons: pd.DataFrame  # each trial against its baseline
     summary: Summary
+
+
+@dataclass(frozen=True)
+class _TaskResults:
+    """What is computed from the trials of one task. Trials of two tasks are in no curve and on no front together."""
+
+    task: str
+    record: StudyRecord
+    sweeps: list[Sweep]
+    fits: list[CurveFits]
+    comparisons: pd.DataFrame
+    optuna_study: "optuna.Study"
+    optimal: set[str]
+
+    @classmethod
+    def of(cls, task: str, record: StudyRecord) -> "_TaskResults":
+        sweeps = find_sweeps(record)
+        fits = [fit for sweep in sweeps for measure in record.complexities if (fit := fit_curve(sweep, measure))]
+        optuna_study = as_optuna_study(record)
+        return cls(
+            task, record, sweeps, fits, compare_with_baseline(record), optuna_study, pareto_optimal(optuna_study)
+        )
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The Pareto-optimal trials."""
+        return front_table(self.record, self.optimal)
+
+    def figures(self) -> dict[str, Figure]:
+        """The figures by name."""
+        return {
+            "complexity": draw_against_weight(self.record, self.sweeps, self.fits),
+            "tradeoff": draw_tradeoff(self.record, self.optimal),
+        }
+
+    def section(self, images: Mapping[str, str], pareto: str) -> dict[str, Any]:
+        """The parts of the page on this task."""
+        return {
+            "task": self.task,
+            "images": images,
+            "panels": measures_against_weight(self.record),
+            "pareto": pareto,
+            "fits": _fit_rows(self.fits),
+            "formulas": _formulas(self.fits),
+            "comparisons": _comparison_rows(self.record, self.comparisons),
+            "front": trial_rows(self.record, self.front),
+        }
 
 
 def write_report(record: StudyRecord, folder: Path, command: str) -> Report:
     """Write tables (CSV and Parquet), figures (PNG and PDF), the Pareto front and report.html into `folder`.
 
-    `command` makes the report again; the page names it. The report's source is noted in report.json.
+    Each task has figures, fits, comparisons and a front of its own. `command` makes the report again; the page names
+    it. The report's source is noted in report.json.
 
     Raises:
         AnalysisError: the folder cannot be written.
     """
-    sweeps = find_sweeps(record)
-    fits = [fit for sweep in sweeps for measure in record.complexities if (fit := fit_curve(sweep, measure))]
-    comparisons = compare_with_baseline(record)
-    optuna_study = as_optuna_study(record)
-    optimal = pareto_optimal(optuna_study)
-    front = front_table(record, optimal)
-    figures = {"complexity": draw_against_weight(record, sweeps, fits), "tradeoff": draw_tradeoff(record, optimal)}
-    pareto = "\n".join(
-        figure.to_html(full_html=False, include_plotlyjs=number == 0)
-        for number, figure in enumerate(draw_pareto_front(optuna_study))
-    )
+    results = [_TaskResults.of(task, of_task) for task, of_task in record.by_task().items()]
+    front = pd.concat([each.front for each in results], ignore_index=True)
+    comparisons = _of_tasks(results, [each.comparisons for each in results])
+    pareto = _pareto_pictures(results)
     summary = Summary(len(record.trials), len(record.replicates), summary_rows(record, front))
     tables = {
         "replicates": record.replicates,
         "trials": record.trials,
         "comparisons": comparisons,
-        "fits": fit_table(fits),
+        "fits": _of_tasks(results, [fit_table(each.fits) for each in results]),
     }
     page = folder / PAGE
     try:
@@ -71,28 +117,51 @@ def write_report(record: StudyRecord, folder: Path, command: str) -> Report:
         begin_report(folder)
         for name, table in tables.items():
             save_csv(table, folder / f"{name}.csv")
-            table.to_parquet(folder / f"{name}.parquet", index=False)
-        images = {name: save_figure(figure, folder, name) for name, figure in figures.items()}
-        context = _facts(record) | {
-            "images": images,
-            "panels": measures_against_weight(record),
-            "pareto": pareto,
-            "fits": _fit_rows(fits),
-            "formulas": _formulas(fits),
-            "comparisons": _comparison_rows(record, comparisons),
-            "front": trial_rows(record, front),
-            "command": command,
-        }
+            for_parquet(table).to_parquet(folder / f"{name}.parquet", index=False)
+        sections = []
+        for number, each in enumerate(results):
+            of_task = f"-{file_name([each.task])}" if len(results) > 1 else ""
+            images = {name: save_figure(figure, folder, f"{name}{of_task}") for name, figure in each.figures().items()}
+            sections.append(each.section(images, pareto[number]))
+        context = _facts(record) | {"sections": sections, "command": command}
         page.write_text(render("report.html.j2", context), encoding="utf-8")
-        if pareto:
-            front_page = render("pareto.html.j2", {"study": record.study, "pareto": pareto})
+        if any(pareto):
+            pictures = [(each.task, picture) for each, picture in zip(results, pareto, strict=True) if picture]
+            front_page = render("pareto.html.j2", {"study": record.study, "pictures": pictures})
             (folder / "pareto.html").write_text(front_page, encoding="utf-8")
         end_report(folder, record.source, summary)
     except OSError as error:
         raise AnalysisError(
             f"the report cannot be written to {folder}: {error.strerror}. Name another --out."
         ) from error
+    fits = [fit for each in results for fit in each.fits]
     return Report(folder, page, front, fits, comparisons, summary)
+
+
+def _of_tasks(results: Sequence[_TaskResults], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The tables of all tasks as one, with the task in its first column if there are several."""
+    if len(tables) == 1:
+        return tables[0]
+    filled = [(each.task, table) for each, table in zip(results, tables, strict=True) if len(table)]
+    if not filled:
+        return tables[0].assign(task=[])[["task", *tables[0].columns]]
+    joined = pd.concat([table.assign(task=task) for task, table in filled], ignore_index=True)
+    return joined[["task", *tables[0].columns]]
+
+
+def _pareto_pictures(results: Sequence[_TaskResults]) -> list[str]:
+    """Optuna's pictures of each task's front as HTML, '' if there is none. The first one brings the script."""
+    pictures: list[str] = []
+    for each in results:
+        figures = draw_pareto_front(each.optuna_study)
+        drawn = any(pictures)
+        pictures.append(
+            "\n".join(
+                figure.to_html(full_html=False, include_plotlyjs=not drawn and number == 0)
+                for number, figure in enumerate(figures)
+            )
+        )
+    return pictures
 
 
 def _facts(record: StudyRecord) -> dict[str, Any]:
@@ -101,7 +170,7 @@ def _facts(record: StudyRecord) -> dict[str, Any]:
     return {
         "study": record.study,
         "question": tags.get(Tag.QUESTION, ""),
-        "task": tags.get(Tag.TASK, ""),
+        "task": ", ".join(record.by_task()),
         "validation_split": tags.get(Tag.VALIDATION_SPLIT, ""),
         "trials": len(trials),
         "networks": len(record.replicates),
@@ -116,7 +185,7 @@ def _facts(record: StudyRecord) -> dict[str, Any]:
         "titles": {name: _title(record, name) for name in (*record.dimensions, *record.measures)},
         "all_trials": trial_rows(record, trials, with_all=True),
         "measures": [(name, record.label_of(name), description.measure(name)) for name in record.measures],
-        "dimensions": description.dimensions,
+        "dimensions": [each for each in description.dimensions if each.name in trials],
         "protocol": json.loads(tags[Tag.PROTOCOL]),
         "environment": {
             name: value

@@ -1,7 +1,7 @@
 """The record as tidy tables: one row per replicate, one row per trial."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,15 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from analysis.description import Description
+from analysis.dimensions import columns_of_trials
 from analysis.errors import AnalysisError
 from analysis.freshness import ReportSource
-from analysis.layout import CHAIN_ERROR_SUFFIX, ERROR_SUFFIX, ESTIMATED, TARGET_DEPTHS, Level, Tag
+from analysis.layout import CHAIN_ERROR_SUFFIX, ERROR_SUFFIX, ESTIMATED, SEEDS, TARGET_DEPTHS, Level, Tag
 from analysis.record import STATUS, VERDICT, StudyRecord
 from analysis.reestimates import CHAIN_ERROR, reestimates_with, settings_columns
 from analysis.statistics import quantile
 from analysis.tracking import description_of, open_study, runs_at, typed
+from analysis.values import as_value, sortable, tidy
 
 # The verdict of a trial that has no estimate with the requested settings.
 NO_ESTIMATE = "not_estimated"
@@ -25,7 +27,7 @@ NO_TARGET = "none"
 
 
 def read_record(tracking_uri: str, study: str, rlct: str | None = None) -> StudyRecord:
-    """Read a study's finished trials.
+    """Read a study's finished trials; of a trial that got more replicates, the run that has all of them.
 
     Args:
         tracking_uri: the tracking store.
@@ -48,14 +50,20 @@ def read_record(tracking_uri: str, study: str, rlct: str | None = None) -> Study
     _check_objectives(objectives, description)
     of_replicates = [run for run in runs_at(runs, Level.REPLICATE) if run.data.tags.get(Tag.PARENT) in finished]
     replicates = _replicate_table(study, of_replicates, description, objectives)
-    verdicts = {run.data.tags[Tag.TRIAL_KEY]: run.data.tags[Tag.VERDICT] for run in finished.values()}
+    ends = _ends_of(finished.values())
     settings = _protocol_settings(tags)
     if rlct is not None:
         replicates, verdicts, settings = _with_reestimates(replicates, client, runs, rlct)
-    trials = _trial_table(replicates, description, list(finished.values()), verdicts)
-    ends = {str(run_id): finished[run_id].info.end_time for run_id in trials["run_id"]}
-    source = ReportSource(ends, objectives, tags.get(Tag.QUESTION, ""), rlct)
-    return StudyRecord(study, tags, objectives, replicates, trials, settings, description, source)
+        ends[VERDICT] = [verdicts.get(key, NO_ESTIMATE) for key in ends.index]
+    trials = trial_table(replicates, description, ends)
+    times = {str(run_id): finished[run_id].info.end_time for run_id in trials["run_id"]}
+    source = ReportSource(times, objectives, tags.get(Tag.QUESTION, ""), rlct)
+    digests = {
+        (run.data.tags[Tag.TASK], run.data.tags[Tag.DATA_DIGEST])
+        for run in finished.values()
+        if {Tag.TASK, Tag.DATA_DIGEST} <= run.data.tags.keys()
+    }
+    return StudyRecord(study, tags, objectives, replicates, trials, settings, description, source, frozenset(digests))
 
 
 def _check_objectives(objectives: Mapping[str, str], description: Description) -> None:
@@ -69,26 +77,49 @@ def _protocol_settings(tags: Mapping[str, str]) -> dict[str, str]:
     """The settings of the rlct that all trials share."""
     prefix = f"{ESTIMATED}."
     protocol = json.loads(tags[Tag.PROTOCOL])
-    return {name.removeprefix(prefix): str(value) for name, value in protocol.items() if name.startswith(prefix)}
+    # A setting that differs between the tasks of a study is a mapping.
+    shared = {name: value for name, value in protocol.items() if not isinstance(value, dict)}
+    return {name.removeprefix(prefix): str(value) for name, value in shared.items() if name.startswith(prefix)}
+
+
+def _ends_of(runs: Iterable[Run]) -> pd.DataFrame:
+    """How each trial ended, by its key: status, verdict, seconds and the id of its run."""
+    rows = [
+        {
+            "trial_key": run.data.tags[Tag.TRIAL_KEY],
+            STATUS: run.data.tags[Tag.STATUS],
+            VERDICT: run.data.tags[Tag.VERDICT],
+            "seconds": run.data.metrics.get("seconds", np.nan),
+            "run_id": run.info.run_id,
+        }
+        for run in runs
+    ]
+    return pd.DataFrame(rows).set_index("trial_key")
 
 
 def _replicate_table(
     study: str, runs: Sequence[Run], description: Description, objectives: Mapping[str, str]
 ) -> pd.DataFrame:
     table = pd.DataFrame([_replicate_row(study, run, description) for run in runs])
+    return arranged(table, description, objectives)
+
+
+def arranged(table: pd.DataFrame, description: Description, objectives: Iterable[str]) -> pd.DataFrame:
+    """A table of replicates with its columns and rows in order: measures last, rows by dimensions."""
+    order = [dimension.name for dimension in description.dimensions]
+    table = table.assign(**{name: tidy(table[name]) for name in order})
     # An objective is a column even if no replicate has a finite value.
     measured = description.measures_among(dict.fromkeys([*table.columns, *objectives]))
     errors = [name for name in table.columns if name.endswith(CHAIN_ERROR_SUFFIX)]
     others = [name for name in table.columns if name not in (*measured, *errors)]
-    order = [dimension.name for dimension in description.dimensions]
     table = table.reindex(columns=[*others, *measured, *errors])
-    return table.sort_values([*order, "trial_key", "replicate"], ignore_index=True)
+    return table.sort_values([*order, "trial_key", "replicate"], key=sortable, ignore_index=True)
 
 
 def _replicate_row(study: str, run: Run, description: Description) -> dict[str, Any]:
-    tags, params = run.data.tags, {name: typed(value) for name, value in run.data.params.items()}
-    params.pop("seeds", None)
-    depths = params.pop(TARGET_DEPTHS, [])
+    tags, params = run.data.tags, {name: as_value(typed(value)) for name, value in run.data.params.items()}
+    params.pop(SEEDS, None)
+    depths = params.pop(TARGET_DEPTHS, "")
     identity = {
         "study": study,
         "trial_key": tags[Tag.TRIAL_KEY],
@@ -99,16 +130,11 @@ def _replicate_row(study: str, run: Run, description: Description) -> dict[str, 
     }
     # Runs from before a dimension was introduced have its default.
     dimensions = {
-        dimension.name: _as_value(params.pop(dimension.name, dimension.default)) for dimension in description.dimensions
+        dimension.name: params.pop(dimension.name, as_value(dimension.default)) for dimension in description.dimensions
     }
-    dimensions[description.target.name] = _as_value(depths) or NO_TARGET
+    dimensions[description.target.name] = depths or NO_TARGET
     metrics = {name: run.data.metrics[name] for name in description.measures_among(run.data.metrics)}
     return identity | dimensions | params | metrics | _chain_errors(run.data.metrics, description)
-
-
-def _as_value(value: Any) -> Any:
-    """The value in a form by which trials can be grouped: lists become text, '1+2'."""
-    return "+".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _chain_errors(metrics: Mapping[str, float], description: Description) -> dict[str, float]:
@@ -139,10 +165,14 @@ def _with_reestimates(
     return joined[columns], verdicts, settings
 
 
-def _trial_table(
-    replicates: pd.DataFrame, description: Description, runs: Sequence[Run], verdicts: Mapping[str, str]
-) -> pd.DataFrame:
-    dimensions = [dimension.name for dimension in description.dimensions]
+def trial_table(replicates: pd.DataFrame, description: Description, ends: pd.DataFrame) -> pd.DataFrame:
+    """One row per trial: dimensions, means over replicates with their errors, and how it ended.
+
+    Args:
+        replicates: one row per replicate.
+        description: of the record.
+        ends: status, verdict, seconds and run_id by trial key.
+    """
     measures = description.measures_among(replicates.columns)
     by_trial = replicates.groupby("trial_key", sort=False)
     count = by_trial.size()
@@ -153,15 +183,12 @@ def _trial_table(
     half_widths = errors.mul(quantile(count.to_numpy() - 1), axis=0)
     statistics = [means, errors.add_suffix(ERROR_SUFFIX), half_widths.add_suffix("_ci95")]
     columns = [f"{name}{suffix}" for name in measures for suffix in ("", ERROR_SUFFIX, "_ci95")]
-    of_trial = {run.data.tags[Tag.TRIAL_KEY]: run for run in runs}
-    rest = pd.DataFrame(
-        {
-            STATUS: [of_trial[key].data.tags[Tag.STATUS] for key in count.index],
-            VERDICT: [verdicts.get(key, NO_ESTIMATE) for key in count.index],
-            "seconds": [of_trial[key].data.metrics.get("seconds", np.nan) for key in count.index],
-            "run_id": [of_trial[key].info.run_id for key in count.index],
-        },
-        index=count.index,
-    )
-    parts = [by_trial[dimensions].first(), count.rename("replicates"), pd.concat(statistics, axis=1)[columns], rest]
-    return pd.concat(parts, axis=1).reset_index().sort_values(dimensions, ignore_index=True)
+    of_trials = replicates.drop_duplicates("trial_key").set_index("trial_key")
+    dimensions = columns_of_trials(description, of_trials)
+    parts = [
+        of_trials[dimensions],
+        count.rename("replicates"),
+        pd.concat(statistics, axis=1)[columns],
+        ends.loc[count.index, [STATUS, VERDICT, "seconds", "run_id"]],
+    ]
+    return pd.concat(parts, axis=1).reset_index().sort_values(dimensions, key=sortable, ignore_index=True)

@@ -7,15 +7,17 @@ from typing import Any
 import pandas as pd
 
 from analysis.record import STATUS, VERDICT, StudyRecord
+from analysis.values import as_text
 
 
 def summary_rows(record: StudyRecord, trials: pd.DataFrame) -> list[dict[str, str]]:
-    """A short row per trial: network ('1×32'), the other dimensions that differ between trials, the objectives."""
+    """A short row per trial: network ('1×32'), the other dimensions that tell trials apart, the objectives."""
     of_network = record.description.names_of("network")
-    dimensions = [name for name in record.dimensions if name not in of_network]
+    of_tasks = set(record.differing).difference(record.distinguishing)
+    dimensions = [name for name in record.dimensions if name not in (*of_network, *of_tasks)]
     return [
         {"network": record.network_of(trial)}
-        | {name: _as_text(trial[name]) for name in dimensions}
+        | {name: as_text(trial[name]) for name in dimensions}
         | _values(record, trial, list(record.objectives))
         for trial in trials.to_dict("records")
     ]
@@ -27,7 +29,7 @@ def trial_rows(record: StudyRecord, trials: pd.DataFrame, with_all: bool = False
     others = [name for name in record.measures if name not in objectives and record.trials[name].notna().any()]
     dimensions = record.dimensions
     return [
-        {name: _as_text(trial[name]) for name in dimensions}
+        {name: as_text(trial[name]) for name in dimensions}
         | ({"status": str(trial[STATUS])} if with_all else {})
         | _values(record, trial, [*objectives, *others] if with_all else objectives)
         for trial in trials.to_dict("records")
@@ -61,7 +63,3 @@ def _values(record: StudyRecord, trial: dict[Any, Any], measures: Sequence[str])
         if needing and name == needing[-1]:
             cells[VERDICT] = str(trial[VERDICT])
     return cells
-
-
-def _as_text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -4,6 +4,7 @@ import ast
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ PAGE = 1000
 
 
 def open_study(tracking_uri: str, study: str) -> tuple[MlflowClient, list[Run]]:
-    """The tracking store, and all runs of a study in it.
+    """The tracking store, and all runs of a study in it that count: those that no other run supersedes.
 
     Raises:
         AnalysisError: the store cannot be read, or there is no such study in it.
@@ -46,11 +47,39 @@ def open_study(tracking_uri: str, study: str) -> tuple[MlflowClient, list[Run]]:
         if experiment is None:
             names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
             raise AnalysisError(f"{shown} has no study {study!r}; it has {', '.join(names) if names else 'none'}.")
-        return client, search_all_runs(client, experiment.experiment_id)
+        return client, runs_that_count(client, experiment.experiment_id)
     except ServerError as error:
         raise AnalysisError(f"the record at {shown} cannot be read: {error}") from error
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         raise AnalysisError(f"the record at {shown} cannot be read: {reason(error)}") from error
+
+
+def runs_that_count(client: MlflowClient, experiment_id: str) -> list[Run]:
+    """The runs of a study without those that a finished run supersedes, and without the runs under these.
+
+    A superseded run does not count whether it was deleted or not, nor does what it superseded itself.
+    """
+    runs = search_all_runs(client, experiment_id)
+    known = {run.info.run_id for run in runs}
+    if all(run.data.tags.get(Tag.SUPERSEDES, run.info.run_id) in known for run in runs):
+        return without_superseded(runs)
+    deleted = search_all_runs(client, experiment_id, f"tags.{Tag.SUPERSEDES} LIKE '%'", ViewType.DELETED_ONLY)
+    return without_superseded(runs, deleted)
+
+
+def without_superseded(runs: Sequence[Run], deleted: Sequence[Run] = ()) -> list[Run]:
+    """The runs that no finished one of them supersedes, and that are not under one that is superseded.
+
+    `deleted` are deleted runs: one that is superseded may have superseded one that is not deleted.
+    """
+    former = {run.info.run_id: run.data.tags[Tag.SUPERSEDES] for run in deleted if Tag.SUPERSEDES in run.data.tags}
+    left_out: set[str] = set()
+    for run in runs:
+        superseded = run.data.tags.get(Tag.SUPERSEDES) if run.info.status == "FINISHED" else None
+        while superseded is not None and superseded not in left_out:
+            left_out.add(superseded)
+            superseded = former.get(superseded)
+    return [run for run in runs if left_out.isdisjoint((run.info.run_id, run.data.tags.get(Tag.PARENT)))]
 
 
 def runs_at(runs: list[Run], level: Level) -> list[Run]:
@@ -78,12 +107,14 @@ def description_of(client: MlflowClient, runs: list[Run]) -> Description:
     return undescribed()
 
 
-def search_all_runs(client: MlflowClient, experiment_id: str, condition: str = "") -> list[Run]:
+def search_all_runs(
+    client: MlflowClient, experiment_id: str, condition: str = "", view: int = ViewType.ACTIVE_ONLY
+) -> list[Run]:
     """The runs that meet an MLflow search condition, from all pages of results."""
     runs: list[Run] = []
     token: str | None = None
     while True:
-        page = client.search_runs([experiment_id], condition, ViewType.ACTIVE_ONLY, PAGE, page_token=token)
+        page = client.search_runs([experiment_id], condition, view, PAGE, page_token=token)
         runs += page
         token = page.token
         if not token:
@@ -94,7 +125,7 @@ def typed(value: str) -> Any:
     """Turn an MLflow parameter, which is stored as text, back into a number, truth value or list."""
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
 
 

@@ -32,13 +32,12 @@ from study.engine.ledger import Ledger
 from study.engine.plan import make_plan
 from study.engine.ray_cluster import connected
 from study.engine.resources import Device, Resources
-from study.engine.runner import StudyData
+from study.engine.runner import RunTrial, StudyData
 from study.engine.runners import make_runner
 from study.engine.worker import run_trial
 from study.record.outcome import Outcome, Progress
 from study.record.stores import Stores
 from study.record.writer import RecordWriter
-from study.search.search import Suggestion
 from study.spec import StudySpec, build_spec
 from trainables.tasks import load_task
 
@@ -102,18 +101,18 @@ class Watch:
     def __init__(self, meter: Meter):
         self._meter = meter
 
-    def started(self, item: Suggestion) -> None:
+    def started(self, item: RunTrial) -> None:
         """Count it."""
         self._meter.started()
 
-    def advanced(self, item: Suggestion, stage: str) -> None:
+    def advanced(self, item: RunTrial, stage: str) -> None:
         """Nothing to do."""
 
-    def finished(self, item: Suggestion, result: Outcome) -> None:
+    def finished(self, item: RunTrial, result: Outcome) -> None:
         """Count it."""
         self._meter.ended()
 
-    def failed(self, item: Suggestion, reason: str) -> None:
+    def failed(self, item: RunTrial, reason: str) -> None:
         """No trial can fail."""
         raise RuntimeError(reason)
 
@@ -171,14 +170,15 @@ def _report_a_number(config: dict[str, Any]) -> None:
 def cost_of_a_study(trials: int) -> Cost:
     """Trials of a study that report a result at once."""
     spec = a_spec(trials)
-    data = load_task(spec.task)
-    plan = make_plan(spec, data, None)
+    data = load_task(spec.tasks[0])
+    plan = make_plan(spec, [data], None)
     with tempfile.TemporaryDirectory() as folder:
         stores = Stores.under(Path(folder) / "runs")
         files = Path(folder) / "files"
         files.mkdir()
-        study_data = StudyData(data, plan.data_digest)
-        outcome, rest = run_trial(plan.listed[0].config, study_data, Device(1, False), lambda progress: None, files)
+        outcome, rest = run_trial(
+            plan.listed[0].config, plan.data[spec.tasks[0]], Device(1, False), lambda progress: None, files
+        )
         ray_tune._train = _reporting(outcome, rest, files)
         meter = Meter(trials)
         ledger_before = time_ledger(meter)

@@ -8,7 +8,8 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 # Raise this when a change of code changes the numbers that a configuration gives. The trial keys then change too, so
 # that no older result is taken for a new one.
@@ -21,34 +22,77 @@ MOST_EPOCHS = 100_000
 MOST_DRAWS = 1_000_000
 MOST_CHAINS = 1000
 LARGEST_BATCH = 1_000_000
+# A weight above it leaves nothing of the loss it is added to.
+LARGEST_WEIGHT = 1e9
 
 TargetForm = Literal["raw", "standardized", "sign"]
 UnitWeighting = Literal["mean", "sum"]
 HeadKind = Literal["widened", "separate"]
+ActivationFunction = Literal["relu", "gelu", "tanh"]
 LayerCount = Annotated[int, Field(ge=0, le=64)]
 UnitCount = Annotated[int, Field(ge=1, le=65536)]
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise PydanticCustomError("odd", "must be odd, so that the kernel has a middle")
+    return size
 
 
 class Section(BaseModel):
     """Base of all configuration: immutable, no unknown fields, finite numbers only."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Schemas are built at first use: help and lists need only some of them.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """Names of the fields that make no difference, given the others."""
+        return frozenset()
 
 
 class NetworkConfig(Section):
-    """The network of a trial."""
+    """The network of a trial. An architecture has some of these fields and names them in its `fields`."""
 
     architecture: str = Field("mlp", description="Architecture of the network.")
     hidden_layers: LayerCount = Field(1, description="Depth of the network: number of hidden layers, blocks or stages.")
     width: UnitCount = Field(64, description="Units of every hidden layer; of convnet, channels of the first one.")
+    activation: ActivationFunction = Field(
+        "relu",
+        description="Activation function of mlp, convnet and embedding_bag, and of resnet18's fully connected layers.",
+    )
+    kernel_size: Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)] = Field(
+        3, description="Side of convnet's square kernels in pixels, odd; the image is padded to keep its size."
+    )
+    dense_units_per_channel: int = Field(
+        8, ge=1, le=1024, description="Units of convnet's dense layer for each channel of its first convolution."
+    )
+    stem_channels: int = Field(
+        64, ge=1, le=1024, description="Channels of resnet18's stem; its stages have 1, 2, 4 and 8 times as many."
+    )
+    embedding_units: UnitCount = Field(64, description="Units of embedding_bag's token vectors (64 as published).")
+    attention_head_units: UnitCount = Field(
+        16, description="Units of each of transformer's attention heads; width must be a multiple of it."
+    )
+    expansion: int = Field(
+        4, ge=1, le=64, description="Hidden units of the perceptron in transformer's blocks, for each unit of width."
+    )
+    context_length: int = Field(
+        256,
+        ge=1,
+        le=65536,
+        description="Most tokens that transformer reads of a text; attention costs the square of their number.",
+    )
 
 
 class SelfModelConfig(Section):
     """The auxiliary task of a trial: self-modeling, or a control in its place."""
 
+    control: str = Field("none", description="Control that replaces self-modeling; 'none' is self-modeling itself.")
     aux_weight: float = Field(
         0.0,
         ge=0,
+        le=LARGEST_WEIGHT,
         description="Weight of the self-modeling loss, or strength of the control; 0 is the baseline.",
     )
     target_depths: tuple[int, ...] = Field(
@@ -56,7 +100,6 @@ class SelfModelConfig(Section):
         description="Depths of the target layers; depth 1 is nearest the input. "
         "Empty for the baseline, which has no extra outputs.",
     )
-    control: str = Field("none", description="Control that replaces self-modeling; 'none' is self-modeling itself.")
     detach_targets: bool = Field(
         True,
         description="Treat the target activations as constants, so that the self-modeling loss reaches the network "
@@ -122,6 +165,10 @@ class TrainingConfig(Section):
         description="Share of the training data held out, stratified by class, as the validation split; "
         "0 is the published recipe: train on everything and report the test split.",
     )
+
+    @property
+    def unused(self) -> frozenset[str]:
+        return frozenset({"momentum", "nesterov"} if self.optimizer == "adam" else ())
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
@@ -196,6 +243,10 @@ class ObserverConfig(Section):
     width: UnitCount = Field(128, description="Units of the observer's hidden layer.")
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate of the observer (Adam).")
     batch_size: int = Field(256, ge=1, le=LARGEST_BATCH, description="Samples per step of the observer.")
+
+    @property
+    def unused(self) -> frozenset[str]:
+        return frozenset() if self.epochs else frozenset(type(self).model_fields) - {"epochs"}
 
 
 def canonical(content: Any) -> bytes:

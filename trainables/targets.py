@@ -1,9 +1,41 @@
 """Names of target layers in studies: 'last', 'all', 2, 'block8+hidden1'."""
 
+import re
 from collections.abc import Sequence
+
+from pydantic_core import PydanticCustomError
 
 from trainables.errors import ConfigError
 from trainables.networks import Layer
+
+LAYER_NAME = re.compile(r"[A-Za-z_]\w*")
+LAYER_DEPTH = re.compile(r"[0-9]{1,4}")
+# Characters of a target that names layers.
+LONGEST_TARGET = 200
+
+
+def parse_target(target: int | str) -> int | str:
+    """The shortest form of a target: 2, "2", "1+3", "hidden2", "last", "all".
+
+    Raises:
+        PydanticCustomError: it is none.
+    """
+    if target in ("last", "all"):
+        return target
+    text = str(target) if isinstance(target, str) or abs(target) < 10_000 else ""
+    parts = [part.strip() for part in text[: LONGEST_TARGET + 1].split("+")]
+    depths = {int(part) for part in parts if LAYER_DEPTH.fullmatch(part)}
+    names = {part for part in parts if LAYER_NAME.fullmatch(part)}
+    unclear = 0 in depths or len(depths) + len(names) < len(set(parts)) or names & {"last", "all", "any"}
+    if unclear or len(text) > LONGEST_TARGET:
+        raise PydanticCustomError(
+            "target_depth",
+            "not a target: give a depth from 1 (2) or a layer's name (hidden2), several together ('1+2'), 'last', "
+            "'all' or 'any' (the search chooses one layer)",
+        )
+    if len(depths) == 1 and not names:
+        return depths.pop()
+    return "+".join([*map(str, sorted(depths)), *sorted(names)])
 
 
 def target_depths(target: int | str, layers: Sequence[Layer]) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """A trial's configuration: every setting that can change its result, and the key made from the settings."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -17,9 +18,20 @@ from trainables.config import (
     TrainingConfig,
     canonical,
 )
-from trainables.networks import Head, Layer, layers_of
+from trainables.networks import Head, Layer, get_architecture, layers_of
 from trainables.targets import has_target, in_words, target_depths
 from trainables.tasks import Task, get_task
+
+# The sections of a trial's configuration, in the order of their fields' flat names.
+SECTIONS: dict[str, type[Section]] = {
+    "network": NetworkConfig,
+    "self_model": SelfModelConfig,
+    "training": TrainingConfig,
+    "rlct": RlctConfig,
+    "observer": ObserverConfig,
+}
+# The sections that are part of their fields' flat names: `rlct_draws`.
+PREFIXED = ("rlct", "observer")
 
 
 class TrialConfig(Section):
@@ -117,26 +129,72 @@ class TrialConfig(Section):
         return default_depths(get_task(self.task), self.layers)
 
     def key(self, data_digest: str) -> str:
-        """The trial key: 16 hexadecimal digits that change with anything that can change the result."""
-        content = {
-            "config": self.model_dump(mode="json"),
-            "data_digest": data_digest,
-            "protocol_version": PROTOCOL_VERSION,
-        }
-        return hashlib.sha256(canonical(content)).hexdigest()[:16]
+        """The trial key: 16 hexadecimal digits that change with anything that can change the result of a seed.
+
+        The seeds are not part of it: replicates can be added to a trial. Fields at their defaults are not part of it
+        either, so that a new field does not make other trials of the existing ones, nor are fields without effect.
+        """
+        return _key({"config": self._distinct_fields(), "data_digest": data_digest})
+
+    def replicate_key(self, seed: int, data_digest: str) -> str:
+        """The key of the replicate with a seed: 16 hexadecimal digits."""
+        return _key({"config": self._distinct_fields(), "data_digest": data_digest, "seed": seed})
+
+    def _distinct_fields(self) -> dict[str, Any]:
+        """The fields that differ from their defaults and make a difference."""
+        fields: dict[str, Any] = self.model_dump(mode="json", exclude={"seeds"}, exclude_defaults=True)
+        used = {"architecture", *get_architecture(self.network.architecture).used(self.network)}
+        for section in SECTIONS:
+            unused = getattr(self, section).unused
+            of_section = {
+                name: value
+                for name, value in fields.pop(section, {}).items()
+                if name not in unused and (section != "network" or name in used)
+            }
+            if of_section:
+                fields[section] = of_section
+        return fields
 
     def flat(self) -> dict[str, Any]:
         """Every field under one flat name, as the tracking server shows it: `aux_weight`, `width`, `rlct_draws`, …"""
         nested = self.model_dump(mode="json")
         flat = {"task": nested["task"], "replicates": self.replicates}
-        for section in ("network", "self_model", "training"):
-            flat |= nested[section]
-        for section in ("rlct", "observer"):
-            flat |= {f"{section}_{name}": value for name, value in nested[section].items()}
+        for section in SECTIONS:
+            flat |= {field_name(section, name): value for name, value in nested[section].items()}
         return flat | {"seeds": nested["seeds"], "split_seed": nested["split_seed"]}
+
+    @classmethod
+    def from_flat(cls, texts: Mapping[str, str]) -> Self:
+        """The trial whose `flat` fields have these texts, as a tracking server keeps them; other names do not count.
+
+        Raises:
+            pydantic.ValidationError: a text is no value of its field, or a field without default is missing.
+        """
+        fields: dict[str, Any] = {
+            name: _value(texts[name]) for name in ("task", "seeds", "split_seed") if name in texts
+        }
+        for section, model in SECTIONS.items():
+            names = {name: field_name(section, name) for name in model.model_fields}
+            fields[section] = {name: _value(texts[flat]) for name, flat in names.items() if flat in texts}
+        return cls.model_validate(fields)
 
 
 def default_depths(task: Task, layers: Sequence[Layer]) -> tuple[int, ...]:
     """The target layers of the task's recipe; the last layer if the network does not have them."""
     published = task.recipe.target_depth
     return target_depths(published if has_target(published, layers) else "last", layers)
+
+
+def field_name(section: str, name: str) -> str:
+    """The flat name of a field of a section."""
+    return f"{section}_{name}" if section in PREFIXED else name
+
+
+def _value(text: str) -> Any:
+    if text.startswith("["):
+        return json.loads(text)
+    return None if text == "None" else text
+
+
+def _key(content: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(content | {"protocol_version": PROTOCOL_VERSION})).hexdigest()[:16]

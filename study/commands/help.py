@@ -12,8 +12,10 @@ from study.commands.options import SpecOnCommandLine, make_parser
 from study.errors import StudyError
 from study.shown import plain, shortened
 from study.spec import StudySpec, build_spec, named_studies, read_study
-from study.spec.dimensions import DesignPoints, IntRange, WeightRange
+from study.spec.dimensions import APART
+from study.spec.ranges import Range, WeightRange, range_of
 from trainables.auxiliary import AUXILIARY_TASKS
+from trainables.fields import FIELDS
 from trainables.measures import MEASURES
 from trainables.networks import ARCHITECTURES
 from trainables.registry import did_you_mean
@@ -34,7 +36,7 @@ with a study that was interrupted, and runs nothing for one that is complete.
 """
 SECTIONS = {
     "study": "name, question, task, architecture, replicates, seeds, trials, sampler, design, objectives",
-    "space": "what differs between the trials: sizes, weight, targets, controls",
+    "space": "what differs between the trials: any field of a trial, as a value, a list or a range",
     "training": "optimizer, learning rate, batch size, epochs, validation split",
     "rlct": "how the rlct is estimated",
     "observer": "the network that learns to predict each trained one",
@@ -52,13 +54,13 @@ GROUPS = {
 }
 VALUES = """values of fields:
   LIST    0,1,10 or '[0, 1, 10]': a choice
-  RANGE   '{"low": 0.1, "high": 20}': a range
+  RANGE   '{low: 0.1, high: 20}': a range, of numbers
+  for each architecture or task: '{mlp: [64, 128], convnet: {low: 8, high: 32}}'
+  DESIGN  '[{aux_weight: [0, 1], width: 64}]': blocks of fields of the space, each with a value or a list
   None    unsets a field, as in --trials None
 """
 METAVARS = {
-    **{f"space.{name}": "VALUE|LIST|RANGE" for name in ("hidden_layers", "width", "aux_weight")},
-    "space.target_depth": "TARGET|LIST",
-    "space.control": "CONTROL|LIST",
+    **{f"space.{name}": "VALUE|LIST|RANGE" if range_of(field) else "VALUE|LIST" for name, field in FIELDS.items()},
     "design": "LIST",
     "objectives": "NAME=DIRECTION",
     "rlct.nbeta": "batch|dataset|NUMBER",
@@ -118,6 +120,8 @@ def _section(arguments: list[str]) -> tuple[str | None, list[str]]:
 def _show_values(parser: argparse.ArgumentParser, spec: StudySpec) -> None:
     """Put each field's value in this study into its help, instead of the model's default."""
     values = spec.model_dump(mode="json")
+    # A dimension that the study leaves out has one value.
+    values["space"] = spec.bases[0] | {name: values.get(name) for name in APART} | values["space"]
     for action in parser._actions:
         value: Any = values
         for part in action.dest.split("."):
@@ -149,9 +153,8 @@ def _fields_of_mappings() -> str:
     """The fields of values that are given as mappings, from the models."""
     lines = []
     for heading, model in (
-        ("RANGE of whole numbers", IntRange),
+        ("RANGE", Range),
         ("RANGE of aux_weight", WeightRange),
-        ("block of design LIST", DesignPoints),
     ):
         lines.append(f"  {heading}:")
         for name, field in model.model_fields.items():

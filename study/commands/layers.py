@@ -31,20 +31,19 @@ def list_layers(arguments: list[str], console: Console) -> int:
     )
     parser.add_argument("task", metavar="TASK", help="data set")
     parser.add_argument("architecture", metavar="ARCHITECTURE", nargs="?", help="default: that of the task's recipe")
-    for name in ("hidden_layers", "width"):
+    fields = {name: field for name, field in NetworkConfig.model_fields.items() if name != "architecture"}
+    for name, field in fields.items():
         parser.add_argument(
             f"--{name}",
-            type=int,
-            metavar="N",
-            help=f"{NetworkConfig.model_fields[name].description} Default: the recipe's, for its architecture.",
+            metavar="VALUE",
+            help=f"{field.description} Default: the recipe's for its architecture, {field.default} for others.",
         )
     options = parser.parse_args(arguments)
     task = get_task(options.task)
-    published = task.recipe.network
-    architecture = options.architecture or published.architecture
-    sizes = {name: value for name in ("hidden_layers", "width") if (value := getattr(options, name)) is not None}
+    architecture = options.architecture or task.recipe.network.architecture
+    given = {name: value for name in fields if (value := getattr(options, name)) is not None}
     try:
-        config = task.recipe.network_with(sizes | {"architecture": architecture})
+        config = task.recipe.network_with(given | {"architecture": architecture})
     except ValidationError as error:
         details = error.errors()[0]
         raise StudyError(f"--{details['loc'][0]}: {details['msg']}, got {details['input']}") from error

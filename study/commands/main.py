@@ -38,6 +38,7 @@ COMMANDS = {
     "layers": Command("list the layers of a network that a self-model can target", "layers", "list_layers"),
     "rlct calibrate": Command("find out which settings of the rlct can be trusted", "rlct", "calibrate"),
     "rlct estimate": Command("estimate the rlct of a study's finished trials again", "rlct", "estimate"),
+    "optuna rebuild": Command("make the Optuna study of a study anew from its record", "optuna", "rebuild_study"),
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from analysis.locations import OPTUNA_VARIABLE, STORE_VARIABLE, TRACKING_VARIABLE
@@ -24,8 +24,11 @@ from study.errors import StudyError
 from study.record.stores import Stores
 from study.shown import plain, shortened, shown
 from study.spec import StudySpec, build_spec, read_study
+from study.spec.dimensions import APART, SearchSpace
 from study.spec.explain import suggest
+from study.spec.study import SECTIONS
 from study.spec.yaml_text import read_yaml
+from trainables.fields import FIELDS, PATHS
 from trainables.registry import did_you_mean
 
 DATA_VARIABLE = "SELF_MODELING_DATA"
@@ -47,8 +50,26 @@ class Options:
     plan_only: bool
 
 
+# The dimensions of the space as texts, which `_dimension` reads.
+SpaceOnCommandLine = create_model(
+    "SpaceOnCommandLine",
+    **{  # type: ignore[call-overload]
+        name: (Any, Field(None, description=field.description))
+        for name, field in {
+            **{name: StudySpec.model_fields[name] for name in APART},
+            **SearchSpace.model_fields,
+        }.items()
+    },
+)
+
+
 class SpecOnCommandLine(BaseSettings, StudySpec):
     """The spec in the form from which pydantic-settings makes options."""
+
+    sampler: str = Field("tpe", description=StudySpec.model_fields["sampler"].description)  # type: ignore[assignment]
+    space: SpaceOnCommandLine = Field(  # type: ignore[assignment]
+        default_factory=SpaceOnCommandLine, description=StudySpec.model_fields["space"].description
+    )
 
     model_config = SettingsConfigDict(extra="forbid", cli_avoid_json=True, cli_hide_none_type=True)
 
@@ -60,7 +81,8 @@ def parse_options(arguments: list[str]) -> Options | None:
         StudyError: an option or a field is unknown, impossible or contradicts another.
         SystemExit: help was requested and has been printed.
     """
-    # --help=SECTION is --help SECTION.
+    # --help=SECTION is --help SECTION, and --space.training.epochs is --space.epochs.
+    arguments = [_short_path(word) for word in arguments]
     arguments = [word for each in arguments for word in (each.split("=") if each.startswith("--help=") else [each])]
     if {"-h", "--help", "--help-all"} & set(arguments):
         from study.commands.help import print_help
@@ -82,6 +104,12 @@ def parse_options(arguments: list[str]) -> Options | None:
         data=data_of(given),
         plan_only=given.plan,
     )
+
+
+def _short_path(word: str) -> str:
+    option, equals, value = word.partition("=")
+    path = option.removeprefix("--space.")
+    return f"--space.{PATHS[path]}{equals}{value}" if path != option and path in PATHS else word
 
 
 def make_parser() -> "Parser":
@@ -205,8 +233,9 @@ class Parser(argparse.ArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ").split()
         if message.startswith("unrecognized") and unknown and unknown[0].startswith("--"):
             name = unknown[0].removeprefix("--").partition("=")[0]
-            options = [option for action in self._actions for option in action.option_strings]
-            hint = did_you_mean(f"--{name}", options).strip()
+            # Fields of sections are suggested by `suggest`, which knows where one most often belongs.
+            strings = [option for action in self._actions for option in action.option_strings if "." not in option]
+            hint = "" if "." in name else did_you_mean(f"--{name}", strings).strip()
             hint = hint or suggest(name, self._fields).replace("mean '", "mean '--")
             raise StudyError(f"unknown option --{name}; {hint} All options: {self.prog} {self.all_options}")
         raise StudyError(f"{message}. All options: {self.prog} {self.all_options}")
@@ -282,17 +311,56 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
 
 def _merged(study: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The study's fields, replaced by those of the command line; sections are merged field by field."""
-    merged = dict(study)
+    merged = _without_what_is_replaced(study, given)
     for name, value in given.items():
         if name == "space" and isinstance(value, dict):
+            value = {field: _dimension(field, text) for field, text in value.items()}
+        if name in APART and isinstance(value, list) and len(value) == 1:
             # A field that can be a list arrives as a list: one element means a single value.
-            value = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in value.items()}
-        if name in ("space", "training", "rlct", "observer") and isinstance(merged.get(name), dict):
+            value = value[0]
+        if name in ("space", *SECTIONS) and isinstance(merged.get(name), dict):
             if not isinstance(value, dict):
                 raise StudyError(f"--{name} {shown(value)}: is no mapping. Set a field of it: --{name}.FIELD VALUE.")
             value = merged[name] | value
         merged[name] = value
     return merged
+
+
+def _without_what_is_replaced(study: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The study without fields that the command line puts elsewhere: from the space into a section, or back."""
+    kept = {name: dict(value) if isinstance(value, dict) else value for name, value in study.items()}
+    space = given.get("space")
+    for name in space if isinstance(space, dict) else ():
+        section, _, key = FIELDS[name].path.rpartition(".") if name in FIELDS else ("", "", "")
+        if section in SECTIONS and isinstance(kept.get(section), dict):
+            kept[section].pop(key, None)
+        if name in (*APART, "split_seed"):
+            kept.pop(name, None)
+    if isinstance(kept.get("space"), dict):
+        for section in SECTIONS:
+            of_section = given.get(section)
+            for key in of_section if isinstance(of_section, dict) else ():
+                kept["space"].pop(PATHS.get(f"{section}.{key}"), None)
+        for name in (*APART, "split_seed"):
+            if name in given:
+                kept["space"].pop(name, None)
+    return kept
+
+
+def _dimension(name: str, text: Any) -> Any:
+    """A dimension from the text of an option: a value, a list with commas, or a list or mapping in YAML."""
+    if not isinstance(text, str):
+        return text
+    text = text.strip()
+    if text.startswith(("[", "{")):
+        return read_yaml(text, f"--space.{name} {shown(text)}")
+    if "," in text:
+        return [_scalar(part.strip()) for part in text.split(",")]
+    return _scalar(text)
+
+
+def _scalar(text: str) -> Any:
+    return None if text in ("None", "null") else text
 
 
 def _check_words(arguments: list[str], fields: type[BaseModel]) -> None:

@@ -43,15 +43,15 @@ def _retry(given: argparse.Namespace, console: Console) -> int:
         data=data_of(given),
         plan_only=False,
     )
-    plan = make_plan(spec, load_task(spec.task, options.data), record)
+    plan = make_plan(spec, [load_task(task, options.data) for task in spec.tasks], record)
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     with record.held(say):
         plan = plan.renewed(record)
-        trials = record.trials()
-        failed = {trial.key for trial in trials if trial.state == "FAILED"} - plan.finished.keys()
+        growing = {growth.key for growth in plan.growing}
+        failed = {key for key in record.failed() if key not in plan.finished or key in growing}
         if not failed:
             say(f"No trial of {given.study!r} has failed: nothing to run again.")
         else:

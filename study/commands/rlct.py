@@ -48,7 +48,7 @@ def estimate(arguments: list[str], console: Console) -> int:
     failures = _run(study, trials, [settings], options.plan, console)
     if options.plan:
         return EXIT_OK
-    _compare(study, settings, {key: trial.name for key, trial in trials.items()}, console)
+    _compare(study, settings, {trial.stored_key or key: trial.name for key, trial in trials.items()}, console)
     return EXIT_FAILED_TRIALS if failures else EXIT_OK
 
 
@@ -78,7 +78,8 @@ def calibrate(arguments: list[str], console: Console) -> int:
     if options.plan:
         return EXIT_OK
     command = shlex.join([program("python"), "-m", "study", "rlct", "calibrate", *arguments])
-    _conclude(study, [settings.key() for settings in grid], reference, repeat, list(trials), command, console)
+    keys = [trial.stored_key or key for key, trial in trials.items()]
+    _conclude(study, [settings.key() for settings in grid], reference, repeat, keys, command, console)
     return EXIT_FAILED_TRIALS if failures else EXIT_OK
 
 
@@ -89,26 +90,28 @@ class _Study:
     record: "RecordWriter"
     rlct: RlctConfig
     training_samples: int
-    data: StudyData
+    data: Mapping[str, StudyData]  # by task
     stores: Stores
     runner: Runner
 
 
 def _open(options: argparse.Namespace, console: Console) -> _Study:
     """Open the study, and find every error before anything runs."""
+    from study.engine.plan import make_plan
     from study.record.writer import RecordWriter
 
     stores = stores_of(options)
     record = RecordWriter(stores, options.study)
     spec = record.spec()
-    data = load_task(spec.task, data_of(options))
-    digest = data.digest()
-    record.check_protocol(spec, digest)
+    plan = make_plan(spec, [load_task(task, data_of(options)) for task in spec.tasks], record)
     return _Study(
         record=record,
         rlct=spec.rlct,
-        training_samples=data.shape.training_size(spec.training.validation_fraction),
-        data=StudyData(data, digest),
+        training_samples=min(
+            of_task.data.shape.training_size(spec.training_of(task).validation_fraction)
+            for task, of_task in plan.data.items()
+        ),
+        data=plan.data,
         stores=stores,
         runner=make_runner(options.runner, resources_of(options), stores, options.study, tell=console.print),
     )

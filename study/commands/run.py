@@ -46,35 +46,36 @@ def _run(arguments: list[str], console: Console) -> int:
     spec = options.spec
     console.print(Text.assemble((spec.name, "bold"), f": {spec.question}" if spec.question else ""))
     with paused_garbage_collection():
+        from study.commands.views.standing import standing
         from study.engine.plan import make_plan
         from trainables.tasks import load_task
 
         _check_stores(options, console)
         record = _open_record(options) if options.stores.may_have(spec.name) else None
-        plan = make_plan(spec, load_task(spec.task, options.data), record)
+        plan = make_plan(spec, [load_task(task, options.data) for task in spec.tasks], record)
         if options.plan_only:
             from study.commands.views.plan import print_plan
 
             print_plan(plan, options, console)
             return EXIT_OK
         record = record or _open_record(options)
-        if plan.remaining == 0:
+        if plan.to_do == 0:
             return _nothing_to_run(plan, record, options, console)
     with contextlib.ExitStack() as stack:
         if record.exists:
             # A new study is held as soon as it exists.
             stack.enter_context(record.held(lambda text: console.print(text, markup=False, soft_wrap=True)))
             plan = plan.renewed(record)
-            if plan.remaining == 0:
+            if plan.to_do == 0:
                 return _nothing_to_run(plan, record, options, console)
-        done = f"{plan.done} of {plan.trials} trials are finished, " if plan.done else ""
         log = f" Log: {short_path(options.stores.log_file(spec.name))}" if options.runner == "ray" else ""
-        console.print(f"{done}{plan.remaining} to run, {spec.replicates} replicates each.{log}")
+        console.print(f"{standing(plan)}.{log}")
         execution = execute_plan(plan, record, options, console)
     if execution.interrupted:
         return EXIT_INTERRUPTED
-    if execution.ended < plan.remaining:
-        console.print(f"The search found only {execution.ended} of {plan.remaining} new trials in the space.")
+    if execution.ended < plan.to_do:
+        found = execution.ended - len(plan.growing)
+        console.print(f"The search found only {found} of {plan.remaining} new trials in the space.")
     if plan.finished or execution.finished:
         analyse(options, record, record.finished(), console)
     return EXIT_FAILED_TRIALS if execution.failed else EXIT_OK
@@ -107,7 +108,7 @@ def _open_record(options: Options) -> "RecordWriter":
 def execute_plan(
     plan: "Plan", record: "RecordWriter", options: Options, console: Console, only: Collection[str] | None = None
 ) -> "Execution":
-    """Run the missing trials with a display of their progress; `only` those with these keys.
+    """Run the missing trials and replicates with a display of progress; `only` the trials with these keys.
 
     Raises:
         StudyError: another driver holds the study, or a store or the runner cannot be used.

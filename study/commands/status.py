@@ -20,8 +20,8 @@ def show_status(arguments: list[str], console: Console) -> int:
         "A study as it is now, from its record alone: from another terminal, or from another machine with\n"
         "--tracking-uri. A driver that has not been heard of for a while is watched before it is called dead.",
         "the keys study, question, state (running, stopping, finished, failed, interrupted, died, begun),\n"
-        "driver, trials, running, failed, best, trials_per_hour, seconds_left, last_activity, which the guide\n"
-        "explains. With --follow, a line per look.",
+        "driver, trials, replicates (fewest and most per finished trial), running, failed, best, trials_per_hour,\n"
+        "seconds_left, last_activity, which the guide explains. With --follow, a line per look.",
     )
     parser.add_argument("--follow", action="store_true", help="keep looking until nobody runs the study")
     options = parse(parser, arguments)

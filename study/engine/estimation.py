@@ -29,6 +29,11 @@ class Job:
     trial: FinishedTrial
     settings: RlctConfig
 
+    @property
+    def task(self) -> str:
+        """The trial's task."""
+        return self.trial.params["task"]
+
 
 def jobs_to_do(record: RecordWriter, trials: Mapping[str, FinishedTrial], settings: Sequence[RlctConfig]) -> list[Job]:
     """A job for every trial and settings, except those in the record; the jobs of a trial are consecutive."""
@@ -39,9 +44,13 @@ def jobs_to_do(record: RecordWriter, trials: Mapping[str, FinishedTrial], settin
 
 
 def run_jobs(
-    jobs: Sequence[Job], record: RecordWriter, data: StudyData, runner: Runner, watcher: Watcher[Job, EstimateOutcome]
+    jobs: Sequence[Job],
+    record: RecordWriter,
+    data: Mapping[str, StudyData],
+    runner: Runner,
+    watcher: Watcher[Job, EstimateOutcome],
 ) -> int:
-    """Carry out the jobs, and record each estimate when it is made; return how many failed.
+    """Carry out the jobs, given the data of their tasks, and record each estimate; return how many failed.
 
     Raises:
         HeldError: another driver holds the study.
@@ -52,7 +61,7 @@ def run_jobs(
     failures = 0
 
     def weights(job: Job) -> bytes:
-        return _checkpoint_of(job, record, data.digest)
+        return _checkpoint_of(job, record, data[job.task].digest)
 
     with (
         record.held(),

@@ -1,26 +1,32 @@
-"""Carry out a plan: run the missing trials, and return how many ended and how."""
+"""Carry out a plan: run the missing replicates and trials, and return how many ended and how."""
 
 import contextlib
-from collections.abc import Callable, Collection
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from study.engine.ledger import Ledger
+from study.engine.ledger import GrowthLedger, Ledger, SearchLedger
 from study.engine.plan import Plan
-from study.engine.runner import Runner, StudyData, Watcher
+from study.engine.runner import Runner, RunTrial, StudyData, Watcher
 from study.errors import StudyError
 from study.interrupts import deferred, received
 from study.record.outcome import Outcome
+from study.record.reader import RecordedTrial
 from study.record.writer import RecordWriter
-from study.search.search import Search, Suggestion
+from study.search.parameters import offers
+from study.search.search import Search, check_search
 from study.search.store import check_stored_study, opened_storage, reconcile
-from study.spec import Point
+from study.search.view import view_of
+from trainables.trial import TrialConfig
 
 
 @dataclass(frozen=True)
 class Execution:
     """How many trials ended, and how."""
 
-    finished: int  # trials with a result
+    finished: int  # trials with a new result, or one over more replicates
     failed: int  # trials without one
     interrupted: bool  # the user stopped the study
     stopped_by: str | None = None  # who did so from elsewhere, if it was from elsewhere
@@ -35,10 +41,12 @@ def execute(
     plan: Plan,
     record: RecordWriter,
     runner: Runner,
-    watcher: Watcher[Suggestion, Outcome],
+    watcher: Watcher[RunTrial, Outcome],
     only: Collection[str] | None = None,
 ) -> Execution:
     """Run the plan's missing trials; return when all have ended or the user has stopped the study.
+
+    Finished trials that lack replicates come first, so that a search goes on from values over all of them.
 
     The plan is renewed once this driver holds the study. `only` are keys of trials, to run no others of those that the
     study has begun or lists.
@@ -47,6 +55,7 @@ def execute(
         HeldError: another driver holds the study.
         StudyError: a store or the runner cannot be used. Finished trials are kept.
     """
+    check_search(plan.spec)
     record.stores.prepare()
     with contextlib.ExitStack() as stack:
         if record.exists:
@@ -60,33 +69,46 @@ def execute(
                 record.begin()
         stack.enter_context(record.held())
         plan = plan.renewed(record)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
-        def open_ledger() -> Ledger:
-            points = _points_to_run(plan, reconcile(plan.spec, storage, plan.finished, record.outcome), only)
+        def open_growth() -> GrowthLedger:
             record.open_study(plan.spec, plan.data_digest, plan.trials)
-            search = Search(plan.spec, plan.data_digest, storage, points, plan.finished, record.run_id)
-            limit = max(plan.remaining, len(points)) if only is None else len(points)
-            return Ledger(record, search, watcher, limit)
+            growing = [growth for growth in plan.growing if only is None or growth.key in only]
+            return GrowthLedger(record, growing, watcher, folder)
 
-        return _run(open_ledger, StudyData(plan.data, plan.data_digest), record, runner)
+        def open_search() -> SearchLedger:
+            finished, begun = record.finished(), record.trials()
+            reconcile(plan.spec, storage, view_of(plan.spec, finished, begun), record.run_id)
+            trials = _trials_to_run(plan, _unfinished(plan, begun), only)
+            search = Search(plan.spec, plan.data_digest, storage, trials, finished, record.run_id)
+            limit = max(plan.remaining, len(trials)) if only is None else len(trials)
+            return SearchLedger(record, search, watcher, limit)
+
+        return _run((open_growth, open_search), plan.data, record, runner)
 
 
-def _run(open_ledger: Callable[[], Ledger], data: StudyData, record: RecordWriter, runner: Runner) -> Execution:
-    """Run the ledger's trials with the runner, and close the study's run whatever happens."""
-    ledger = None
+def _run(
+    openers: Iterable[Callable[[], Ledger[Any]]], data: Mapping[str, StudyData], record: RecordWriter, runner: Runner
+) -> Execution:
+    """Run the trials of one ledger after the other, and close the study's run whatever happens."""
+    ledgers: list[Ledger[Any]] = []
     interrupted = False
     try:
-        with deferred():
-            ledger = open_ledger()
-        runner.run_trials(ledger, data)
+        for open_ledger in openers:
+            with deferred():
+                ledgers.append(open_ledger())
+            if ledgers[-1].limit:
+                runner.run_trials(ledgers[-1], data)
+            if ledgers[-1].stopped or received() is not None:
+                break
     except KeyboardInterrupt:
         interrupted = True
     except BaseException:
-        if ledger is not None:
+        if ledgers:
             _close_what_can_be_closed(record, "FAILED")
         raise
-    finished, failed, stopped = (ledger.finished, ledger.failed, ledger.stopped) if ledger else (0, 0, False)
-    if interrupted or stopped or received() is not None:
+    finished, failed = sum(ledger.finished for ledger in ledgers), sum(ledger.failed for ledger in ledgers)
+    if interrupted or any(ledger.stopped for ledger in ledgers) or received() is not None:
         request = record.stop_request
         _close_what_can_be_closed(record, "KILLED")
         return Execution(finished, failed, True, stopped_by=request.by if request else None)
@@ -103,17 +125,26 @@ def _close_what_can_be_closed(record: RecordWriter, status: str) -> None:
         return
 
 
-def _points_to_run(plan: Plan, interrupted: list[Point], only: Collection[str] | None) -> list[Point]:
-    """The missing points, first those that an earlier run had begun; `only` those with these keys."""
+def _unfinished(plan: Plan, begun: list[RecordedTrial]) -> list[TrialConfig]:
+    """The trials that were begun, have no result, and are still trials of the study."""
+    trials = []
+    for trial in {trial.key: trial for trial in begun if trial.key not in plan.finished}.values():
+        # Of another version of the project, or of a space that has changed.
+        with contextlib.suppress(ValueError):
+            if offers(plan.spec, trial.config):
+                trials.append(trial.config.model_copy(update={"seeds": plan.spec.seeds}))
+    return trials
+
+
+def _trials_to_run(plan: Plan, interrupted: list[TrialConfig], only: Collection[str] | None) -> list[TrialConfig]:
+    """The missing trials, first those that an earlier run had begun; `only` those with these keys."""
     if plan.spec.is_enumerated:
-        # The study may have changed and no longer list such a point.
-        listed = {trial.point for trial in plan.listed}
-        interrupted = [point for point in interrupted if point in listed]
-    points: dict[str, Point] = {}
-    for point in (*interrupted, *(trial.point for trial in plan.missing)):
-        config = plan.spec.trial_config(point)
-        if config is None or (key := config.key(plan.data_digest)) in plan.finished:
-            continue
-        if only is None or key in only:
-            points.setdefault(key, point)
-    return list(points.values())
+        # The study may have changed and no longer list such a trial.
+        listed = {trial.config for trial in plan.listed}
+        interrupted = [config for config in interrupted if config in listed]
+    trials: dict[str, TrialConfig] = {}
+    for config in (*interrupted, *(trial.config for trial in plan.missing)):
+        key = plan.key(config)
+        if key not in plan.finished and (only is None or key in only):
+            trials.setdefault(key, config)
+    return list(trials.values())

@@ -6,10 +6,11 @@ For debugging (breakpoints in trainables work), notebooks, machines without Ray,
 import socket
 import tempfile
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from study.engine.estimation import Job
 from study.engine.ledger import Ledger
@@ -39,7 +40,7 @@ class LocalRunner:
         """Nothing to connect to: trials run in this process."""
         return nullcontext()
 
-    def run_trials(self, ledger: Ledger, data: StudyData) -> None:
+    def run_trials(self, ledger: Ledger[Any], data: Mapping[str, StudyData]) -> None:
         """Run the ledger's trials, one after the other."""
         from study.engine.worker import run_trial
 
@@ -48,7 +49,8 @@ class LocalRunner:
             with disk_errors(), tempfile.TemporaryDirectory() as folder:
                 try:
                     report = partial(ledger.advance, trial)
-                    outcome, rest = run_trial(trial.config, data, self._device, report, Path(folder))
+                    of_task = data[trial.config.task]
+                    outcome, rest = run_trial(trial.config, of_task, self._device, report, Path(folder))
                 except StudyError:
                     # The ledger could not record the trial: it could not record others either.
                     raise
@@ -59,7 +61,7 @@ class LocalRunner:
                     ledger.finish(trial, outcome, Path(folder))
 
     def run_estimates(
-        self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: StudyData
+        self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: Mapping[str, StudyData]
     ) -> Generator[tuple[Job, Estimated | Exception]]:
         """Estimate each job, one after the other."""
         from study.engine.worker import estimate_again
@@ -67,7 +69,7 @@ class LocalRunner:
 
         for job in jobs:
             try:
-                yield job, estimate_again(weights(job), data, job.settings, self._device)
+                yield job, estimate_again(weights(job), data[job.task], job.settings, self._device)
             except (StudyError, CheckpointMismatchError):
                 # Neither the record nor the code will be another one for the next job.
                 raise

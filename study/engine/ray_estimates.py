@@ -4,7 +4,7 @@ The tasks are independent: a worker that dies is replaced, and its task starts a
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import ray
 
@@ -22,7 +22,7 @@ RETRIES = 3
 
 
 def run_estimates(
-    jobs: Sequence[Job], weights: Callable[[Job], bytes], data: StudyData, resources: Resources
+    jobs: Sequence[Job], weights: Callable[[Job], bytes], data: Mapping[str, StudyData], resources: Resources
 ) -> Generator[tuple[Job, Estimated | Exception]]:
     """Yield each job when it ends, with its estimate or the error.
 
@@ -33,7 +33,7 @@ def run_estimates(
     task = ray.remote(_estimate).options(
         num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=RETRIES
     )
-    shared_data = ray.put(data)
+    shared_data = {task: ray.put(of_task) for task, of_task in data.items()}
     code = code_here()
     limit = resources.concurrent or 2 * most_side_by_side(resources)
     waiting = list(reversed(jobs))
@@ -54,7 +54,8 @@ def run_estimates(
                 except CheckpointError as error:
                     yield job, error
                     continue
-            running[task.remote(held[job.trial_key], shared_data, job.settings, resources.device, code)] = job
+            of_task = shared_data[job.task]
+            running[task.remote(held[job.trial_key], of_task, job.settings, resources.device, code)] = job
             jobs_left[job.trial_key] -= 1
             if jobs_left[job.trial_key] == 0:
                 del held[job.trial_key]

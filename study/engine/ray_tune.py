@@ -5,11 +5,12 @@ import re
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import Callback, Checkpoint, FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.experiment import Trial
@@ -23,11 +24,10 @@ from study.engine.ray_estimates import run_estimates
 from study.engine.ray_health import raising_loss
 from study.engine.ray_place import place_here
 from study.engine.resources import Device, Resources
-from study.engine.runner import Estimated, StudyData
+from study.engine.runner import Estimated, RunTrial, StudyData
 from study.errors import StudyError, disk_errors
 from study.record.outcome import Outcome, Progress
 from study.record.stores import Stores
-from study.search.search import Suggestion
 from trainables.trial import TrialConfig
 
 TUNE_SETTINGS = {
@@ -60,7 +60,7 @@ class RayRunner:
                 self._tell(self._connection.note)
             yield
 
-    def run_trials(self, ledger: Ledger, data: StudyData) -> None:
+    def run_trials(self, ledger: Ledger[Any], data: Mapping[str, StudyData]) -> None:
         """Run the ledger's trials with Ray Tune."""
         os.environ.update(TUNE_SETTINGS)
         desk = _Desk(ledger)
@@ -80,14 +80,16 @@ class RayRunner:
                 raise error
 
     def run_estimates(
-        self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: StudyData
+        self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: Mapping[str, StudyData]
     ) -> Generator[tuple[Job, Estimated | Exception]]:
         """Estimate each job in a Ray task of its own."""
         yield from run_estimates(jobs, weights, data, self._resources)
 
-    def _tuner(self, desk: "_Desk", data: StudyData) -> tune.Tuner:
+    def _tuner(self, desk: "_Desk", data: Mapping[str, StudyData]) -> tune.Tuner:
         resources = self._resources
-        trainable = tune.with_parameters(_train, data=data, device=resources.device, code=code_here())
+        # References: a worker fetches the data of its trial's task alone.
+        stored = {task: ray.put(of_task) for task, of_task in data.items()}
+        trainable = tune.with_parameters(_train, data=stored, device=resources.device, code=code_here())
         return tune.Tuner(
             tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
             tune_config=TuneConfig(
@@ -110,7 +112,9 @@ class RayRunner:
         )
 
 
-def _train(suggestion: dict[str, Any], data: StudyData, device: Device, code: CodeVersion) -> None:
+def _train(
+    handed_out: dict[str, Any], data: Mapping[str, "ray.ObjectRef[StudyData]"], device: Device, code: CodeVersion
+) -> None:
     """Run a trial on a Ray Tune worker, reporting its progress and finally its outcome, or the error that ended it.
 
     An exception would be indistinguishable from the death of the worker, after which Ray Tune starts the trial again.
@@ -124,8 +128,8 @@ def _train(suggestion: dict[str, Any], data: StudyData, device: Device, code: Co
     try:
         check_code(code, str(place))
         with tempfile.TemporaryDirectory() as folder:
-            config = TrialConfig(**suggestion["trial"])
-            outcome, rest = run_trial(config, data, device, report, Path(folder), place.node)
+            config = TrialConfig(**handed_out["trial"])
+            outcome, rest = run_trial(config, ray.get(data[config.task]), device, report, Path(folder), place.node)
             # As one string: Ray Tune would flatten a nested result.
             last = rest._asdict() | {"outcome": outcome.to_json()}
             tune.report(last, checkpoint=Checkpoint.from_directory(folder))
@@ -141,9 +145,9 @@ class _Desk:
     Ray Tune takes an error in a callback for a failure of the trial, and goes on.
     """
 
-    def __init__(self, ledger: Ledger):
+    def __init__(self, ledger: Ledger[Any]):
         self.ledger = ledger
-        self.trials: dict[str, Suggestion] = {}
+        self.trials: dict[str, RunTrial] = {}
         self.error: Exception | None = None
         self.failure: BaseException | None = None  # of Ray Tune itself
         self.stopped = False  # by the user
@@ -247,7 +251,7 @@ class _LedgerCallback(Callback):
             node = re.search(r"\bip=([^,)\s]+)", reason)
             self._desk.ledger.fail(self._trial(trial), reason, node[1] if node else None)
 
-    def _trial(self, trial: Trial) -> Suggestion:
+    def _trial(self, trial: Trial) -> RunTrial:
         return self._desk.trials[trial.trial_id]
 
 

@@ -1,9 +1,9 @@
 """The two interfaces of the engine: Runner, where trials run, and Watcher, which is told of progress."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from study.engine.ledger import Ledger
     from study.record.outcome import EstimateOutcome
     from trainables.tasks import TaskData
+    from trainables.trial import TrialConfig
 
 _Item = TypeVar("_Item", contravariant=True)
 _Result = TypeVar("_Result", contravariant=True)
@@ -19,10 +20,22 @@ _Result = TypeVar("_Result", contravariant=True)
 
 @dataclass(frozen=True)
 class StudyData:
-    """The data that all trials of a study share, and its digest."""
+    """The data that all trials of a study with one task share, and its digest."""
 
     data: "TaskData"
     digest: str
+
+
+class RunTrial(Protocol):
+    """A trial to run, whatever it comes from."""
+
+    @property
+    def key(self) -> str:
+        """The trial's key."""
+
+    @property
+    def config(self) -> "TrialConfig":
+        """The trial, with the seeds to run."""
 
 
 class Runner(Protocol):
@@ -35,8 +48,8 @@ class Runner(Protocol):
             StudyError: it cannot be reached or started, or lacks the resources of a trial.
         """
 
-    def run_trials(self, ledger: "Ledger", data: StudyData) -> None:
-        """Run the ledger's trials until none is left, and tell the ledger how each one ends.
+    def run_trials(self, ledger: "Ledger[Any]", data: Mapping[str, StudyData]) -> None:
+        """Run the ledger's trials until none is left, and tell the ledger how each one ends; `data` is by task.
 
         Raises:
             StudyError: the trials cannot be run there, or the ledger could not record one.
@@ -44,7 +57,7 @@ class Runner(Protocol):
         """
 
     def run_estimates(
-        self, jobs: Sequence["Job"], weights: Callable[["Job"], bytes], data: StudyData
+        self, jobs: Sequence["Job"], weights: Callable[["Job"], bytes], data: Mapping[str, StudyData]
     ) -> Generator[tuple["Job", "Estimated | Exception"]]:
         """Estimate the rlct of each job's trial from its weights; yield each job when it ends, with estimate or error.
 

@@ -1,7 +1,7 @@
-"""A record's description of itself: the names used by trainables and the search space, for later readers."""
+"""A record's description of itself: the names used by trainables, for later readers."""
 
-from analysis.description import Description, Dimension, Measure, Outcome, Role
-from study.spec.dimensions import ROLES, SearchSpace
+from analysis.description import Description, Dimension, Measure, Outcome
+from trainables.fields import FIELDS, TrialField
 from trainables.measures import MEASURES
 from trainables.outcomes import STATUSES, VERDICTS
 
@@ -26,7 +26,7 @@ def describe_record() -> Description:
             )
             for measure in MEASURES.values()
         ),
-        dimensions=tuple(_dimension(name, role) for name, role in ROLES.items()),
+        dimensions=tuple(_dimension(field) for field in FIELDS.values()),
         statuses=tuple(
             Outcome(name=status.name, meaning=status.meaning, usable=status.usable, why=status.why)
             for status in STATUSES.values()
@@ -44,13 +44,11 @@ def describe_record() -> Description:
     )
 
 
-def _dimension(name: str, role: Role) -> Dimension:
-    field = SearchSpace.model_fields[name]
-    meaning = field.description or ""
-    if role == "target":
-        return Dimension(name="target", meaning=TARGET_MEANING, role=role)
-    if role == "weight":
-        return Dimension(name=name, meaning=meaning, role=role, default=0, label="self-modeling weight (aux_weight)")
-    if role == "network":
-        return Dimension(name=name, meaning=meaning, role=role)
-    return Dimension(name=name, meaning=meaning, role=role, default=field.default)
+def _dimension(field: TrialField) -> Dimension:
+    meaning, default = field.info.description or "", None if field.info.is_required() else field.info.default
+    if field.role == "target":
+        return Dimension(name="target", meaning=TARGET_MEANING, role=field.role)
+    if field.role == "weight":
+        label = "self-modeling weight (aux_weight)"
+        return Dimension(name=field.name, meaning=meaning, role=field.role, default=default, label=label)
+    return Dimension(name=field.name, meaning=meaning, role=field.role, default=default)

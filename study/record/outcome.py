@@ -3,14 +3,14 @@
 import json
 import math
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from trainables.auxiliary import OPTIONS
-from trainables.config import SelfModelConfig
+from trainables.fields import FIELDS
+from trainables.making import recipe_values
 from trainables.outcomes import worst_verdict
 from trainables.trial import TrialConfig
 
@@ -118,20 +118,40 @@ class Outcome:
     @classmethod
     def from_json(cls, text: str) -> "Outcome":
         fields = json.loads(text)
+        measurements = fields["measurements"]
+        # Older outcomes use, for the error over chains, the name of the error over replicates.
+        if "rlct_se" in measurements:
+            measurements["rlct_chain_se"] = measurements.pop("rlct_se")
         return cls(**fields | {"rlct": RlctOutcome(**fields["rlct"])})
 
 
-def describe_trial(config: TrialConfig) -> str:
-    """A trial in a few words: '2x64 aux 5 target 1', '1x32 dropout 0.2'."""
+def describe_trial(config: TrialConfig, varied: Collection[str] = ()) -> str:
+    """A trial in a few words: '2x64 aux 5 target 1', 'convnet 3x8 dropout 0.2, kernel_size 5, learning_rate 0.01'.
+
+    Sizes, auxiliary task and target are always named; the network's other fields and the options of self-modeling where
+    they differ from the recipe of the task. Task, architecture and everything else are most often the same in a whole
+    study: they are named only if they are in `varied`, the names of the fields that differ between the study's trials.
+    """
     model, network = config.self_model, config.network
-    name = f"{network.hidden_layers}x{network.width} "
+    name = f"{config.task} " if "task" in varied else ""
+    name += f"{network.architecture} " if "architecture" in varied else ""
+    name += f"{network.hidden_layers}x{network.width} "
     name += f"{'aux' if model.control == 'none' else model.control} {model.aux_weight:.4g}"
     if model.target_depths:
         name += f" target {'+'.join(map(str, model.target_depths))}"
-    defaults = SelfModelConfig()
-    varied = {option: getattr(model, option) for option in OPTIONS}
-    others = [f"{option} {value}" for option, value in varied.items() if value != getattr(defaults, option)]
-    return ", ".join([name, *others])
+    values, recipe = config.flat(), recipe_values(config.task, network.architecture)
+    named = ("architecture", "hidden_layers", "width")
+    others = [
+        field.name
+        for field in FIELDS.values()
+        if field.role in ("network", "option") or (field.role == "setting" and field.name in varied)
+        if field.name not in named and values[field.name] != recipe[field.name]
+    ]
+    return ", ".join([name, *(f"{other} {_short(values[other])}" for other in others)])
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def mean_and_error(values: Mapping[str, Sequence[float]]) -> dict[str, float]:

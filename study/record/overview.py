@@ -45,13 +45,17 @@ class Driver:
 
 @dataclass(frozen=True)
 class Counts:
-    """Trials of a study by how they stand; `total` and `to_run` are None for records that do not say."""
+    """Trials of a study by how they stand; `total`, `to_run` and `to_grow` are None for records that do not say.
+
+    A finished trial that is being given more replicates is also among those that run, or that failed at it.
+    """
 
     total: int | None
     finished: int
     failed: int
     running: int
     to_run: int | None
+    to_grow: int | None  # finished trials with fewer replicates than the study was last run with
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ class Overview:
     state: State
     driver: Driver | None
     trials: Counts
+    replicates: tuple[int, int] | None  # of the finished trials: the fewest and the most; None before the first
     running: tuple[RunningTrial, ...]
     failed: tuple[FailedTrial, ...]
     best: tuple[Best, ...]
@@ -120,19 +125,25 @@ def overview(record: RecordReader, patiently: bool = True) -> Overview:
     record.refresh()
     trials = record.trials()
     latest = {trial.key: trial for trial in trials}
-    latest |= {trial.key: trial for trial in trials if trial.state == "FINISHED"}
-    finished = [trial for trial in latest.values() if trial.state == "FINISHED"]
+    finished = list({trial.key: trial for trial in trials if trial.state == "FINISHED"}.values())
     failed = [trial for trial in latest.values() if trial.state == "FAILED"]
     running = [trial for trial in latest.values() if trial.state == "RUNNING"] if holder else []
     total = record.total_trials()
-    to_run = None if total is None else max(0, total - len(finished) - len(failed) - len(running))
-    per_hour, left = _pace(record.opened(), finished, (to_run or 0) + len(running) / 2) if holder else (None, None)
+    busy = {trial.key for trial in (*failed, *running)}
+    counted = busy | {trial.key for trial in finished}
+    to_run = None if total is None else max(0, total - len(counted))
+    wanted = record.replicates()
+    lacking = [trial for trial in finished if trial.key not in busy and len(trial.seeds) < (wanted or 0)]
+    to_grow = None if wanted is None else len(lacking)
+    to_do = (to_run or 0) + len(lacking) + len(running) / 2
+    per_hour, left = _pace(record.opened(), finished, to_do) if holder else (None, None)
     return Overview(
         study=record.study,
         question=record.question() if record.run_id else "",
         state=_state(record, holder),
         driver=Driver.of(holder) if holder else None,
-        trials=Counts(total, len(finished), len(failed), len(running), to_run),
+        trials=Counts(total, len(finished), len(failed), len(running), to_run, to_grow),
+        replicates=_fewest_and_most(finished),
         running=tuple(
             RunningTrial(each.number, each.key, each.name, each.stage, each.host, each.started) for each in running
         ),
@@ -164,6 +175,11 @@ def _pace(opened: float, finished: Sequence[RecordedTrial], left: float) -> tupl
     if not since or seconds <= 0:
         return None, None
     return len(since) / seconds * 3600, left * seconds / len(since)
+
+
+def _fewest_and_most(finished: Sequence[RecordedTrial]) -> tuple[int, int] | None:
+    counts = [len(trial.seeds) for trial in finished]
+    return (min(counts), max(counts)) if counts else None
 
 
 def _best(objectives: Mapping[str, str], finished: Sequence[RecordedTrial]) -> tuple[Best, ...]:

@@ -23,16 +23,19 @@ from analysis.servers import (
     wait_a_bounded_time,
     wait_no_longer,
 )
-from analysis.tracking import quieten_mlflow, search_all_runs
+from analysis.tracking import quieten_mlflow, search_all_runs, without_superseded
 from study.errors import StudyError, without_secrets
 from study.record.lease import Holder, living_holder
 from study.record.outcome import Outcome
-from study.record.protocol import differences
+from study.record.protocol import DataDigest, differences
 from study.record.stores import Stores
 from study.spec import StudySpec, build_spec, read_study
+from trainables.trial import TrialConfig
 
 # Most seconds to wait for another process that makes the tables of a new database.
 OPENING_SECONDS = 60
+# The metric that every epoch has.
+LAST_EPOCH = "epochs_trained"
 # Most studies that are listed.
 MOST_STUDIES = 1000
 
@@ -46,7 +49,24 @@ class FinishedTrial:
     status: str
     rlct_verdict: str
     metrics: Mapping[str, float]  # means over replicates, and their standard errors
+    params: Mapping[str, str]  # the fields of its configuration
     ended: int  # milliseconds since 1970
+    begun: int  # likewise, with fewer replicates perhaps
+    stored_key: str | None = None  # its key in the record, where an earlier version made it by another formula
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the replicates that have run."""
+        return tuple(json.loads(self.params["seeds"]))
+
+    @property
+    def config(self) -> TrialConfig:
+        """The trial's configuration, with the seeds that have run.
+
+        Raises:
+            pydantic.ValidationError: the trial is of a version of the project whose fields were different.
+        """
+        return TrialConfig.from_flat(self.params)
 
 
 @dataclass(frozen=True)
@@ -61,11 +81,22 @@ class RecordedTrial:
     status: str  # status_detail, once it has ended
     rlct_verdict: str
     metrics: Mapping[str, float]
+    params: Mapping[str, str]  # the fields of its configuration
+    seeds: tuple[int, ...]  # of its replicates, those that an earlier run of the trial has included
     stage: str
     host: str  # where it ran, if the record says
     reason: str  # of a failure, in a line
     started: float
     ended: float
+
+    @property
+    def config(self) -> TrialConfig:
+        """The trial's configuration.
+
+        Raises:
+            pydantic.ValidationError: the trial is of a version of the project whose fields were different.
+        """
+        return TrialConfig.from_flat(self.params)
 
 
 @dataclass
@@ -155,43 +186,65 @@ class RecordReader:
         return living_holder(self, self.stores, self.study, patiently)
 
     def finished(self) -> dict[str, FinishedTrial]:
-        """The finished trials by key."""
-        runs = self._search(f"tags.{Tag.LEVEL} = '{Level.TRIAL}' and attributes.status = 'FINISHED'")
+        """The finished trials by key, in the order in which they began."""
+        runs = without_superseded(
+            self._search(f"tags.{Tag.LEVEL} = '{Level.TRIAL}' and attributes.status = 'FINISHED'")
+        )
+        keys = {run.info.run_id: _key_of(run) for run in runs}
         return {
-            run.data.tags[Tag.TRIAL_KEY]: FinishedTrial(
+            keys[run.info.run_id]: FinishedTrial(
                 run_id=run.info.run_id,
                 name=run.info.run_name or "",
                 status=run.data.tags[Tag.STATUS],
                 rlct_verdict=run.data.tags[Tag.VERDICT],
-                metrics=run.data.metrics,
+                metrics=_last_metrics(run),
+                params=run.data.params,
                 ended=run.info.end_time or 0,
+                begun=_begun(run),
+                stored_key=stored if (stored := run.data.tags[Tag.TRIAL_KEY]) != keys[run.info.run_id] else None,
             )
-            for run in runs
+            for run in sorted(runs, key=_order)
         }
+
+    def failed(self) -> set[str]:
+        """Keys of the trials of which a run failed that no run has made good since."""
+        failed: set[str] = set()
+        for trial in self.trials():
+            if trial.state == "FAILED":
+                failed.add(trial.key)
+            elif trial.state == "FINISHED":
+                failed.discard(trial.key)
+        return failed
 
     def trials(self) -> list[RecordedTrial]:
         """Every trial that was ever begun, in the order of beginning: one that failed may be there more than once."""
-        runs = self._search(f"tags.{Tag.LEVEL} = '{Level.TRIAL}'")
-        # Runs that began in the same millisecond keep one order.
-        ordered = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
         return [
             RecordedTrial(
                 number=number,
                 run_id=run.info.run_id,
-                key=run.data.tags[Tag.TRIAL_KEY],
+                key=_key_of(run),
                 name=run.info.run_name or "",
                 state=run.info.status,
                 status=run.data.tags.get(Tag.STATUS, ""),
                 rlct_verdict=run.data.tags.get(Tag.VERDICT, ""),
-                metrics=run.data.metrics,
+                metrics=_last_metrics(run),
+                params=run.data.params,
+                seeds=tuple(json.loads(run.data.tags.get(Tag.SEEDS) or run.data.params.get("seeds", "[]"))),
                 stage=run.data.tags.get(Tag.STAGE, "starting"),
                 host=run.data.tags.get(Tag.HOST, ""),
                 reason=run.data.tags.get(Tag.REASON, ""),
                 started=run.info.start_time / 1000,
                 ended=(run.info.end_time or 0) / 1000,
             )
-            for number, run in enumerate(ordered, 1)
+            for number, run in enumerate(self._runs_of_trials(), 1)
         ]
+
+    def replicates(self) -> int | None:
+        """Number of replicates of every trial as the study was last run; None before it has begun."""
+        if self._study_run is None:
+            return None
+        replicates: int | None = json.loads(self._study_run.data.tags[Tag.PROTOCOL]).get("replicates")
+        return replicates
 
     def error_of(self, trial: RecordedTrial) -> str | None:
         """The traceback of a failed trial; None if the record does not have it."""
@@ -247,11 +300,17 @@ class RecordReader:
             return Path(self._client.download_artifacts(run_id, artifact, fetched)).read_bytes() == file.read_bytes()
 
     def estimated(self) -> set[tuple[str, str]]:
-        """Keys of trial and settings for every repeated rlct estimate."""
+        """Keys of trial and settings for every repeated rlct estimate over all replicates of its trial."""
         runs = self._search(f"tags.{Tag.LEVEL} = '{Level.ESTIMATE}' and attributes.status = 'FINISHED'")
-        return {(run.data.tags[Tag.TRIAL_KEY], run.data.tags[Tag.RLCT_SETTINGS]) for run in runs}
+        keys = {trial.run_id: key for key, trial in self.finished().items()}
+        # An estimate under a superseded run lacks the replicates that were added.
+        return {
+            (keys[run.data.tags[Tag.PARENT]], run.data.tags[Tag.RLCT_SETTINGS])
+            for run in runs
+            if run.data.tags[Tag.PARENT] in keys
+        }
 
-    def check_protocol(self, spec: StudySpec, data_digest: str) -> None:
+    def check_protocol(self, spec: StudySpec, data_digest: DataDigest) -> None:
         """Check that the study's recorded trials have the same protocol: they may differ only in their point.
 
         Raises:
@@ -296,6 +355,11 @@ class RecordReader:
         with self._reachable():
             return search_all_runs(self._client, self._experiment.experiment_id, condition)
 
+    def _runs_of_trials(self) -> list[Run]:
+        """The runs of trials in the order of beginning, without superseded ones."""
+        runs = without_superseded(self._search(f"tags.{Tag.LEVEL} = '{Level.TRIAL}'"))
+        return sorted(runs, key=_order)
+
     def _check_answers(self) -> None:
         """Ask the store once, with short time-outs: MLflow's own would be silent for minutes."""
         uri = self.stores.tracking_uri
@@ -337,3 +401,36 @@ class RecordReader:
                 "Check that the server runs (or the folder is writable, with room on the disk) and that the store was "
                 "made by this version of MLflow; then run the same command again: finished trials are kept."
             ) from error
+
+
+def _last_metrics(run: Run) -> dict[str, float]:
+    """The metrics of a trial's run at its last epoch or later.
+
+    One that was not finite at the end was not logged there, and its last value is of an earlier epoch.
+    """
+    metrics = run.data._metric_objs
+    last_epoch = max((metric.step for metric in metrics if metric.key == LAST_EPOCH), default=0)
+    return {metric.key: metric.value for metric in metrics if metric.step >= last_epoch}
+
+
+def _begun(run: Run) -> int:
+    """When a trial first began, with fewer replicates perhaps, in milliseconds since 1970."""
+    return int(run.data.tags.get(Tag.BEGUN, run.info.start_time))
+
+
+def _order(run: Run) -> tuple[int, int, str]:
+    """By which runs of trials are in the order of beginning; two that began in the same millisecond keep one order."""
+    return _begun(run), run.info.start_time, run.info.run_id
+
+
+def _key_of(run: Run) -> str:
+    """The key of a trial's run by today's formula; the stored one if the run has fields that this version lacks."""
+    tags = run.data.tags
+    stored: str = tags[Tag.TRIAL_KEY]
+    # Runs without this tag are older; their seeds were part of the key.
+    if Tag.SEEDS in tags or Tag.DATA_DIGEST not in tags:
+        return stored
+    try:
+        return TrialConfig.from_flat(run.data.params).key(tags[Tag.DATA_DIGEST])
+    except ValueError:
+        return stored

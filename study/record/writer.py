@@ -22,13 +22,14 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking._tracking_service.utils import _get_store
 
 from analysis.layout import Artifact, Level, Tag
+from analysis.tracking import without_superseded
 from study.errors import StudyError, last_line, without_secrets
 from study.record.describe import describe_record
 from study.record.environment import describe_environment
 from study.record.journal import begin_log, end_log
 from study.record.lease import Lease, StopRequest, held_study
 from study.record.outcome import FAILED, EstimateOutcome, Outcome, RlctOutcome, describe_trial, mean_and_error
-from study.record.protocol import protocol_of
+from study.record.protocol import DataDigest, digest_of, protocol_of
 from study.record.reader import FinishedTrial, RecordReader
 from study.spec import StudySpec
 from trainables.config import RlctConfig
@@ -52,6 +53,7 @@ class RecordWriter(RecordReader):
 
     lease: Lease | None = field(init=False, default=None)
     _trial_runs: dict[str, str] = field(init=False, default_factory=dict)
+    _varied: tuple[str, ...] = field(init=False, default=())  # fields in which the study's trials differ
 
     @contextmanager
     def held(self, say: Callable[[str], None] = lambda text: None) -> Iterator[Lease]:
@@ -111,7 +113,7 @@ class RecordWriter(RecordReader):
                 if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
                     raise
 
-    def open_study(self, spec: StudySpec, data_digest: str, trials: int | None = None) -> None:
+    def open_study(self, spec: StudySpec, data_digest: DataDigest, trials: int | None = None) -> None:
         """Begin the study's run, or continue the existing one; `trials` is the number of trials of the whole study.
 
         Raises:
@@ -120,16 +122,17 @@ class RecordWriter(RecordReader):
         if not self.exists:
             self.begin()
         self._check_artifact_location()
+        self._varied = spec.varied
         with self._writing():
             tags: dict[str, str] = {
                 Tag.LEVEL: Level.STUDY,
-                Tag.TASK: spec.task,
+                Tag.TASK: ", ".join(spec.tasks),
                 Tag.QUESTION: spec.question,
                 Tag.PROTOCOL: json.dumps(protocol_of(spec, data_digest)),
                 Tag.OBJECTIVES: json.dumps(spec.objectives),
                 Tag.OPENED: str(_now()),
-                Tag.DATA_DIGEST: data_digest,
-                Tag.VALIDATION_SPLIT: _describe_validation(spec),
+                Tag.DATA_DIGEST: data_digest if isinstance(data_digest, str) else json.dumps(dict(data_digest)),
+                Tag.VALIDATION_SPLIT: "; ".join(map(_describe_validation, spec.values("validation_fraction"))),
                 **describe_environment(),
             }
             if trials is not None:
@@ -144,20 +147,27 @@ class RecordWriter(RecordReader):
             self._client.log_text(self._study_id, describe_record().model_dump_json(indent=1), Artifact.DESCRIPTION)
             # Close the runs that a killed driver left open: nothing more is written to them.
             self._close_open_runs()
+            self._delete_superseded()
 
-    def start_trial(self, key: str, config: TrialConfig) -> None:
-        """Begin a trial's run."""
+    def start_trial(self, key: str, config: TrialConfig, supersedes: FinishedTrial | None = None) -> str:
+        """Begin a trial's run, which may supersede an earlier one with fewer replicates; return its id."""
         with self._writing():
             study_tags = self._study_tags()
             tags: dict[str, str] = {
                 Tag.LEVEL: Level.TRIAL,
                 Tag.TRIAL_KEY: key,
                 Tag.TASK: config.task,
-                **{name: study_tags[name] for name in (Tag.GIT_COMMIT, Tag.DATA_DIGEST, Tag.VALIDATION_SPLIT)},
+                Tag.SEEDS: json.dumps(config.seeds),
+                Tag.VALIDATION_SPLIT: _describe_validation(config.training.validation_fraction),
+                Tag.GIT_COMMIT: study_tags[Tag.GIT_COMMIT],
+                Tag.DATA_DIGEST: self._digest_of(config.task),
             }
-            run = self._create_run(describe_trial(config), tags, parent=self._study_id)
+            if supersedes is not None:
+                tags |= {Tag.SUPERSEDES: supersedes.run_id, Tag.BEGUN: str(supersedes.begun)}
+            run = self._create_run(describe_trial(config, self._varied), tags, parent=self._study_id)
             self._client.log_batch(run.info.run_id, params=_params(config.flat()))
             self._trial_runs[key] = run.info.run_id
+        return self._trial_runs[key]
 
     def log_epochs(
         self, key: str, first_epoch: int, epochs: list[dict[str, list[float]]], stage: Mapping[str, str] | None = None
@@ -171,8 +181,13 @@ class RecordWriter(RecordReader):
         ]
         self._log_metrics(self._trial_runs[key], metrics, stage)
 
-    def finish_trial(self, key: str, config: TrialConfig, outcome: Outcome, artifacts: Path) -> None:
-        """Write a trial's final values, its replicates' runs and its artifacts, and close it."""
+    def finish_trial(
+        self, key: str, config: TrialConfig, outcome: Outcome, artifacts: Path, supersedes: FinishedTrial | None = None
+    ) -> None:
+        """Write a trial's final values, its replicates' runs and its artifacts, and close it.
+
+        `config` has all its seeds, in the order of the outcome's replicates. Then a run that it supersedes is deleted.
+        """
         run_id = self._trial_runs[key]
         now = _now()
         values = mean_and_error({measure.name: outcome.measurements[measure.name] for measure in end_measures()})
@@ -195,6 +210,8 @@ class RecordWriter(RecordReader):
             self._client.log_batch(run_id, tags=_tags(tags))
             # Last: a run counts as finished only if all its parts are there.
             self._client.set_terminated(run_id, "FINISHED")
+            if supersedes is not None:
+                self._delete_trial(supersedes.run_id)
         del self._trial_runs[key]
 
     def interrupt_trial(self, key: str) -> None:
@@ -223,7 +240,8 @@ class RecordWriter(RecordReader):
         values = mean_and_error({"rlct": outcome.rlct.estimates}) | {"seconds": outcome.seconds}
         tags = {
             Tag.LEVEL: Level.ESTIMATE,
-            Tag.TRIAL_KEY: key,
+            # As the trial's own runs have it.
+            Tag.TRIAL_KEY: trial.stored_key or key,
             Tag.RLCT_SETTINGS: settings.key(),
             **_rlct_tags(outcome.rlct),
             Tag.DEVICE: outcome.device,
@@ -287,6 +305,21 @@ class RecordWriter(RecordReader):
         for run in self._search(f"{condition} and attributes.status = 'RUNNING'"):
             self._client.set_terminated(run.info.run_id, "KILLED")
 
+    def _delete_superseded(self) -> None:
+        """Delete the superseded runs that a killed driver left."""
+        runs = self._search(f"tags.{Tag.LEVEL} = '{Level.TRIAL}'")
+        count = {run.info.run_id for run in without_superseded(runs)}
+        for run in runs:
+            if run.info.run_id not in count:
+                self._delete_trial(run.info.run_id)
+
+    def _delete_trial(self, run_id: str) -> None:
+        """Delete a trial's run and those under it; MLflow can restore them until `mlflow gc`."""
+        for run in self._search(f"tags.`{Tag.PARENT}` = '{run_id}'"):
+            self._client.delete_run(run.info.run_id)
+        # Last: as long as it is there, the next driver deletes what is left.
+        self._client.delete_run(run_id)
+
     def _write_replicate(
         self, parent: str, key: str, config: TrialConfig, outcome: Outcome, index: int, seed: int
     ) -> None:
@@ -295,6 +328,7 @@ class RecordWriter(RecordReader):
             Tag.TRIAL_KEY: key,
             Tag.TASK: config.task,
             Tag.REPLICATE: str(index),
+            Tag.REPLICATE_KEY: config.replicate_key(seed, self._digest_of(config.task)),
             Tag.STATUS: outcome.replicate_statuses[index],
             Tag.VERDICT: outcome.rlct.verdicts[index],
             Tag.VERDICT_REASON: outcome.rlct.reasons[index],
@@ -307,6 +341,10 @@ class RecordWriter(RecordReader):
         params = _params(config.flat() | {"seed": seed})
         self._client.log_batch(run_id, metrics=[m for m in metrics if math.isfinite(m.value)], params=params)
         self._client.set_terminated(run_id, "FINISHED")
+
+    def _digest_of(self, task: str) -> str:
+        stored = self._study_tags()[Tag.DATA_DIGEST]
+        return digest_of(json.loads(stored) if stored.startswith("{") else stored, task)
 
     def _create_run(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
         assert self._experiment is not None
@@ -333,8 +371,7 @@ class RecordWriter(RecordReader):
                 self._client.log_batch(run_id, metrics=batch, tags=_tags({} if start else tags or {}))
 
 
-def _describe_validation(spec: StudySpec) -> str:
-    fraction = spec.training.validation_fraction
+def _describe_validation(fraction: float) -> str:
     if fraction == 0:
         return "none (published recipe: trained on all training data, test split reported)"
     return f"{fraction:.0%} of the training data, stratified"

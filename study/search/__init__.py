@@ -1,4 +1,4 @@
-"""The search: Optuna's ask and tell, points as Optuna parameters, and the stored Optuna study.
+"""The search: Optuna's ask and tell, points as Optuna parameters, and the Optuna study as a view of the record.
 
-Reading order: search, parameters, store.
+Reading order: search, parameters, view, store.
 """

@@ -1,21 +1,30 @@
-"""Points of the search space to Optuna parameters and back, and the samplers."""
+"""Trials of a study as parameters of Optuna, and choices of Optuna's as trials."""
 
-import hashlib
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import FixedTrial
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler
 
-from study.spec import ListedTrial, Point, StudySpec
-from study.spec.dimensions import WeightRange, known_values
+from study.spec import StudySpec
+from study.spec.dimensions import ANY, Dimension
+from study.spec.ranges import Range, WeightRange
+from study.spec.trials import Values, lies_in
 from trainables.auxiliary import get_auxiliary_task
-from trainables.targets import target_depths
+from trainables.config import SelfModelConfig
+from trainables.errors import ConfigError
+from trainables.fields import FIELDS, TARGET, with_effect
+from trainables.targets import has_target, target_depths
+from trainables.trial import TrialConfig
 
-# Number of random points that are drawn to learn which parameters a space has.
+# Number of random trials that are drawn to learn what a space costs.
 LOOKS = 64
+# The yes/no parameter that chooses the baseline beside a range of weights.
+SELF_MODELING = "self_modeling"
+
+Parameters = dict[str, tuple[Any, BaseDistribution]]
 
 
 def quieten_optuna() -> None:
@@ -23,131 +32,220 @@ def quieten_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def make_sampler(spec: StudySpec, trial: int, attempt: int, at_random: bool = False) -> BaseSampler:
-    """The sampler that the spec names, or one that draws at random, for one suggestion.
+def suggest_trial(
+    trial: optuna.trial.BaseTrial, spec: StudySpec, is_taken: Callable[[TrialConfig], bool] = lambda config: False
+) -> TrialConfig:
+    """Let Optuna choose a trial: each dimension of the space that is left open becomes a parameter of the same name.
 
-    Its random numbers depend on the study's seed, the number of trials before this one and the suggestions for it that
-    were known already. A study that goes on after a crash therefore draws the numbers that it would have drawn.
+    A range of aux_weight with a baseline adds the yes/no parameter `self_modeling`, as long as `is_taken` does not say
+    that the baseline has run: a network has only one. A field that has no effect is not chosen, so that a baseline has
+    no target. Targets are chosen from the layers of the network.
+
+    Raises:
+        ConfigError: the choices contradict each other.
     """
-    digest = hashlib.sha256(f"{spec.seed}/{trial}/{attempt}".encode()).digest()
-    seed = int.from_bytes(digest[:4], "big")
-    if spec.sampler == "nsga2" and not at_random:
-        return NSGAIISampler(seed=seed)
-    if spec.sampler == "tpe" and not at_random:
-        # Trials run in parallel: constant_liar avoids points that another running trial is at.
-        return TPESampler(seed=seed, constant_liar=True)
-    return RandomSampler(seed=seed)
+    task = _suggest(trial, "task", list(spec.tasks))
+    architecture = _suggest(trial, _label_of_architecture(spec, task), list(spec.architectures_of(task)))
+    values = spec.base(task, architecture)
+    for name in spec.free_names:
+        if name not in with_effect(values):
+            continue
+        dimension = _dimension(spec, name, values)
+        if isinstance(dimension, WeightRange):
+            offered = dimension.baseline and not is_taken(_baseline(spec, values))
+            modeling = trial.suggest_categorical(SELF_MODELING, [False, True]) if offered else True
+            chosen = _suggest(trial, name, dimension) if modeling else 0.0
+        else:
+            chosen = _suggest(trial, _label(spec, name, values), dimension)
+        values = values | {name: chosen}
+    config = spec.make_trial(values)
+    assert config is not None, "the space offers only targets that the network has"
+    return config
 
 
-def suggest_point(
-    trial: optuna.trial.BaseTrial,
-    spec: StudySpec,
-    baseline_is_taken: Callable[[int, int], bool] = lambda hidden_layers, width: False,
-) -> Point:
-    """Choose a point: each dimension left open becomes an Optuna parameter of the same name.
+def parameters_of(spec: StudySpec, config: TrialConfig, baseline_is_taken: bool = False) -> Parameters:
+    """The parameters, with their distributions, by which the search of a study comes to a trial.
 
-    A range of aux_weight with a baseline adds the yes/no parameter `self_modeling`, as long as the baseline of that
-    network has not run: a network has only one. Dimensions that a trial does not use are not chosen: a baseline has no
-    target, a control without prediction no form of target. `target_depth` is chosen from the layers of the network.
+    A choice that the space does not allow is left out, and so is one that has no other. `baseline_is_taken` tells
+    whether the baseline of the trial's network came before: it was not offered again.
     """
-    hidden_layers = int(_suggest_number(trial, spec, "hidden_layers"))
-    width = int(_suggest_number(trial, spec, "width"))
-    control = str(_suggest_category(trial, spec, "control"))
-    auxiliary, weights = get_auxiliary_task(control), spec.space.aux_weight
-    if auxiliary.strength is None:
-        aux_weight = 0.0
-    elif isinstance(weights, WeightRange) and not spec.is_enumerated:
-        offered = weights.baseline and not baseline_is_taken(hidden_layers, width)
-        modeling = trial.suggest_categorical("self_modeling", [False, True]) if offered else True
-        aux_weight = trial.suggest_float("aux_weight", weights.low, weights.high, log=weights.log) if modeling else 0.0
-    else:
-        aux_weight = float(_suggest_number(trial, spec, "aux_weight"))
-    if not auxiliary.needs_targets(aux_weight):
-        return Point(hidden_layers, width, aux_weight, "last", control)
-    target = _suggest_target(trial, spec, hidden_layers)
-    options = {name: _suggest_category(trial, spec, name) for name in auxiliary.options}
-    return Point(hidden_layers, width, aux_weight, target, control, **options)
+    if spec.is_enumerated:
+        return _listed_parameters(spec, config)
+    task, architecture = config.task, config.network.architecture
+    if not _has(spec, config):
+        return {}
+    values = spec.base(task, architecture)
+    found = _parameter("task", task, list(spec.tasks))
+    found |= _parameter(_label_of_architecture(spec, task), architecture, list(spec.architectures_of(task)))
+    for name in spec.free_names:
+        if name not in with_effect(values):
+            continue
+        dimension = _dimension(spec, name, values)
+        if isinstance(dimension, WeightRange):
+            weight = config.self_model.aux_weight
+            if dimension.baseline and not baseline_is_taken:
+                found |= _parameter(SELF_MODELING, weight > 0, [False, True])
+            if weight > 0:
+                found |= _parameter(name, weight, dimension)
+            chosen: Any = weight
+        else:
+            chosen = _value_in(config, name, dimension)
+            found |= _parameter(_label(spec, name, values), chosen, dimension)
+        values = values | {name: chosen}
+    return found
 
 
-def point_as_params(point: Point, spec: StudySpec) -> dict[str, Any]:
-    """The Optuna parameters that make `suggest_point` choose this point."""
-    auxiliary = get_auxiliary_task(point.control)
-    params: dict[str, Any] = {"hidden_layers": point.hidden_layers, "width": point.width, "control": point.control}
-    if auxiliary.strength is not None:
-        searched = isinstance(spec.space.aux_weight, WeightRange) and not spec.is_enumerated
-        if searched:
-            params["self_modeling"] = point.aux_weight > 0
-        if point.aux_weight > 0 or not searched:
-            params["aux_weight"] = point.aux_weight
-    if auxiliary.needs_targets(point.aux_weight):
-        target = point.target_depth
-        if spec.space.target_depth == "any" and not spec.is_enumerated:
-            (target,) = target_depths(target, spec.layers(point.hidden_layers))
-        params[_target_name(spec, point.hidden_layers)] = target
-        params |= {name: getattr(point, name) for name in auxiliary.options}
-    return params
+def baseline_of(config: TrialConfig) -> TrialConfig:
+    """The baseline of a trial's network and settings."""
+    return config.model_copy(update={"self_model": SelfModelConfig()})
 
 
-def _suggest_number(trial: optuna.trial.BaseTrial, spec: StudySpec, name: str) -> float:
-    choices = spec.choices(name)
-    if choices is None:
-        dimension = getattr(spec.space, name)
-        return trial.suggest_int(name, dimension.low, dimension.high, log=dimension.log)
-    if not spec.is_enumerated:
-        return float(trial.suggest_categorical(name, choices)) if len(choices) > 1 else float(choices[0])
-    # All trials are enqueued and nothing is drawn: a numeric range plots better than categories, and can grow later.
-    if name == "aux_weight":
-        return trial.suggest_float(name, min(choices), max(choices))
-    return trial.suggest_int(name, min(choices), max(choices))
+def offers(spec: StudySpec, config: TrialConfig) -> bool:
+    """Whether a study lists this trial, or its search can come to it."""
+    if spec.is_enumerated:
+        return config.model_copy(update={"seeds": spec.seeds}) in spec.listed()
+    if not _has(spec, config):
+        return False
+    values = spec.base(config.task, config.network.architecture)
+    for name in spec.free_names:
+        if name not in with_effect(values):
+            continue
+        dimension = _dimension(spec, name, values)
+        chosen = _value_in(config, name, dimension)
+        if name == "control" and isinstance(dimension, list) and chosen not in dimension:
+            # A control of strength 0 is the baseline.
+            chosen = next((each for each in dimension if get_auxiliary_task(each).strength is not None), chosen)
+        if not lies_in(dimension, name, chosen):
+            return False
+        values = values | {name: chosen}
+    return spec.make_trial(values) == config.model_copy(update={"seeds": spec.seeds})
 
 
-def _suggest_category(trial: optuna.trial.BaseTrial, spec: StudySpec, name: str) -> Any:
-    choices = spec.choices(name)
-    assert choices is not None
-    if len(choices) == 1:
-        return choices[0]
-    # Optuna's choices cannot grow: a study that only lists its trials offers all known values.
-    return trial.suggest_categorical(name, known_values(name) if spec.is_enumerated else choices)
+def _has(spec: StudySpec, config: TrialConfig) -> bool:
+    """Whether a study has the task and, for it, the architecture of a trial."""
+    return config.task in spec.tasks and config.network.architecture in spec.architectures_of(config.task)
 
 
-def _suggest_target(trial: optuna.trial.BaseTrial, spec: StudySpec, hidden_layers: int) -> int | str:
-    name = _target_name(spec, hidden_layers)
-    if spec.space.target_depth == "any" and not spec.is_enumerated:
-        return trial.suggest_int(name, 1, len(spec.layers(hidden_layers)))
-    choices = spec.targets_within(hidden_layers)
-    if len(choices) == 1:
-        return choices[0]
-    chosen = trial.suggest_categorical(name, choices)
-    assert isinstance(chosen, int | str)
-    return chosen
+def random_trials(spec: StudySpec) -> list[TrialConfig]:
+    """Up to LOOKS random trials of the space, the same every time; choices that contradict each other are left out."""
+    return [config for config, _ in _looks(spec)]
 
 
-def _target_name(spec: StudySpec, hidden_layers: int) -> str:
-    """Optuna needs the same choices at every use of a categorical name, so there is one name per number of layers."""
-    return f"target_depth_of_{hidden_layers}" if len(spec.choices("target_depth") or ()) > 1 else "target_depth"
+def parameters_of_space(spec: StudySpec) -> tuple[dict[str, BaseDistribution], set[str]]:
+    """The parameters that the sampler of a study will be asked for, and those of them that only some trials have.
+
+    They are those of LOOKS random trials.
+    """
+    looks = [found for _, found in _looks(spec)]
+    every = {name: distribution for found in looks for name, distribution in found.items()}
+    return every, {name for name in every if any(name not in found for found in looks)}
 
 
-def random_trials(spec: StudySpec) -> list[ListedTrial]:
-    """The trials at LOOKS random points of the space, the same every time."""
+def _looks(spec: StudySpec) -> list[tuple[TrialConfig, dict[str, BaseDistribution]]]:
     quieten_optuna()
     study = optuna.create_study(sampler=RandomSampler(seed=spec.seed))
-    points = [suggest_point(study.ask(), spec) for _ in range(LOOKS)]
-    return [ListedTrial(point, config) for point in points if (config := spec.trial_config(point)) is not None]
-
-
-def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
-    """Name and distribution of every Optuna parameter that the space can use."""
-    if spec.is_enumerated:
-        listed: dict[str, BaseDistribution] = {}
-        for point, _ in spec.listed():
-            fixed = FixedTrial(point_as_params(point, spec))
-            suggest_point(fixed, spec)
-            listed |= fixed.distributions
-        return listed
-    study = optuna.create_study(sampler=RandomSampler(seed=spec.seed))
-    found: dict[str, BaseDistribution] = {}
+    found = []
     for _ in range(LOOKS):
         trial = study.ask()
-        suggest_point(trial, spec)
-        found |= trial.distributions
+        with contextlib.suppress(ConfigError):
+            found.append((suggest_trial(trial, spec), trial.distributions))
+    return found
+
+
+def _dimension(spec: StudySpec, name: str, values: Values) -> Dimension:
+    """What the search may choose for a field: of targets, those that the network has."""
+    dimension = spec.dimension(name, values)
+    if name == TARGET and isinstance(dimension, list):
+        layers = spec.layers(values)
+        return [target for target in dimension if has_target(target, layers)]
+    return dimension
+
+
+def _label(spec: StudySpec, name: str, values: Values) -> str:
+    """The name of a field's parameter. Optuna wants the same choices at every use of a name."""
+    if name == TARGET:
+        if spec.space_dimension(name, values) == [ANY] or len(spec.values(name)) == 1:
+            return name
+        several = f"{values['task']}_" if len(spec.tasks) > 1 else ""
+        several += f"{values['architecture']}_" if len(spec.architectures) > 1 else ""
+        return f"{name}_of_{several}{values['hidden_layers']}"
+    given = spec.space.by_name(name)
+    if not given:
+        return name
+    by_task = len(spec.tasks) > 1 and values["architecture"] not in given
+    return f"{name}_of_{values['task' if by_task else 'architecture']}"
+
+
+def _label_of_architecture(spec: StudySpec, task: str) -> str:
+    """The name of the parameter that chooses the architecture: tasks with the same ones share it."""
+    same = all(spec.architectures_of(each) == spec.architectures_of(task) for each in spec.tasks)
+    return "architecture" if same else f"architecture_of_{task}"
+
+
+def _suggest(trial: optuna.trial.BaseTrial, label: str, dimension: Dimension) -> Any:
+    if isinstance(dimension, Range):
+        suggest = trial.suggest_int if dimension.whole else trial.suggest_float
+        steps = {} if dimension.step is None else {"step": dimension.step}
+        return suggest(label, dimension.low, dimension.high, log=dimension.log, **steps)
+    if _is_depths(label, dimension):
+        return trial.suggest_int(label, dimension[0], dimension[-1])
+    return trial.suggest_categorical(label, dimension) if len(dimension) > 1 else dimension[0]
+
+
+def _is_depths(label: str, dimension: list[Any]) -> bool:
+    """Whether these are the layers of a network, as target 'any' stands for: a range of depths plots better."""
+    return label == TARGET and len(dimension) > 1 and dimension == list(range(1, len(dimension) + 1))
+
+
+def _distribution(label: str, dimension: Dimension) -> BaseDistribution | None:
+    """The distribution that `_suggest` uses; None if there is nothing to choose."""
+    if isinstance(dimension, Range):
+        if dimension.whole:
+            return IntDistribution(dimension.low, dimension.high, dimension.log, dimension.step or 1)
+        return FloatDistribution(dimension.low, dimension.high, dimension.log, dimension.step)
+    if _is_depths(label, dimension):
+        return IntDistribution(dimension[0], dimension[-1])
+    return CategoricalDistribution(dimension) if len(dimension) > 1 else None
+
+
+def _parameter(label: str, value: Any, dimension: Dimension) -> Parameters:
+    distribution = _distribution(label, dimension)
+    if distribution is None or not lies_in(dimension, label, value):
+        return {}
+    return {label: (value, distribution)}
+
+
+def _value_in(config: TrialConfig, name: str, dimension: Dimension) -> Any:
+    """The value of a field in a trial; a target by the name that the dimension has for it."""
+    if name != TARGET:
+        section, _, key = FIELDS[name].path.rpartition(".")
+        return getattr(getattr(config, section) if section else config, key)
+    depths, layers = config.self_model.target_depths, config.layers
+    assert isinstance(dimension, list)
+    named = [each for each in dimension if has_target(each, layers) and target_depths(each, layers) == depths]
+    return named[0] if named else depths
+
+
+def _baseline(spec: StudySpec, values: Values) -> TrialConfig:
+    """The baseline of a network and its settings."""
+    config = spec.make_trial(values | {"control": FIELDS["control"].info.default, "aux_weight": 0.0})
+    assert config is not None, "a baseline has no target"
+    return config
+
+
+def _listed_parameters(spec: StudySpec, config: TrialConfig) -> Parameters:
+    """The parameters of a trial that a study lists: nothing is drawn, and numbers in a range plot better than words."""
+    effective = with_effect(config.flat())
+    found: Parameters = {}
+    for name in spec.names:
+        if name not in effective:
+            continue
+        values = [value for value in spec.values(name) if value != ANY]
+        value = _value_in(config, name, values)
+        if all(isinstance(each, int | float) and not isinstance(each, bool) for each in (*values, value)):
+            low, high = min(*values, value), max(*values, value)
+            whole = all(isinstance(each, int) for each in (*values, value))
+            found[name] = (value, IntDistribution(low, high) if whole else FloatDistribution(low, high))
+        elif len(values) > 1 and value in values:
+            found[name] = (value, CategoricalDistribution(values))
     return found

@@ -1,12 +1,10 @@
-"""The stored Optuna study: open it, and bring it in line with the record before a search goes on."""
+"""The stored Optuna study: open it, and bring it in line with the record, or build it again from there."""
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+import warnings
+from collections.abc import Iterator, Sequence
 
 import optuna
-from optuna.distributions import check_distribution_compatibility
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -16,15 +14,12 @@ from analysis.locations import sqlite_file
 from analysis.servers import SECONDS_TO_ANSWER, ServerError, check_database, reason
 from study.errors import StudyError, without_secrets
 from study.record.journal import SECONDS_TO_WAIT, begin_log, end_log
-from study.record.outcome import FAILED, Outcome, mean_and_error
-from study.record.reader import FinishedTrial
-from study.search.parameters import distributions, quieten_optuna, suggest_point
-from study.spec import Point, StudySpec
-from trainables.measures import MEASURES
-from trainables.outcomes import VERDICTS
+from study.search.parameters import quieten_optuna
+from study.search.samplers import attributes_in_storage
+from study.search.view import INTERRUPTED, KEY, Ending, shows, with_choices_of
+from study.spec import StudySpec
+from study.spec.sampler import SamplerConfig
 
-# The status_detail of a trial that a killed driver left open.
-INTERRUPTED = "interrupted"
 # The user attribute of an Optuna study that names its record: the study's run there.
 RECORD = "record"
 
@@ -103,119 +98,129 @@ def _cannot_be_opened(url: str, why: str) -> StudyError:
     )
 
 
-class Ending(NamedTuple):
-    """What Optuna is told of a trial that has ended with a result."""
-
-    measures: Mapping[str, float]  # means over replicates, and their standard errors
-    status: str
-    rlct_verdict: str
-    seconds: float
-
-    @classmethod
-    def of(cls, outcome: Outcome) -> "Ending":
-        """The ending of a trial with this outcome."""
-        # The standard error of a replicate's value is no measure of the trial.
-        errors = {measure.error for measure in MEASURES.values()}
-        measures = mean_and_error({name: each for name, each in outcome.measurements.items() if name not in errors})
-        return cls(measures, outcome.status, outcome.rlct.verdict, sum(outcome.seconds.values()))
-
-    @classmethod
-    def recorded(cls, trial: FinishedTrial, outcome: Outcome | None) -> "Ending":
-        """The ending of a trial in the record; without its outcome, from the metrics of its run."""
-        if outcome is not None:
-            return cls.of(outcome)
-        measures = {name: value for name, value in trial.metrics.items() if not name.startswith("seconds")}
-        return cls(measures, trial.status, trial.rlct_verdict, trial.metrics.get("seconds", math.nan))
-
-
-def tell_ending(study: optuna.Study, trial: optuna.Trial, spec: StudySpec, ending: Ending) -> None:
-    """Tell Optuna the values and user attributes of a recorded trial."""
-    attributes = {name: value for name, value in ending.measures.items() if math.isfinite(value)} | {
-        "status_detail": ending.status,
-        "rlct_verdict": ending.rlct_verdict,
-        "seconds": ending.seconds,
-    }
-    values = [ending.measures.get(name, math.nan) for name in spec.objectives]
-    for name, value in attributes.items():
-        trial.set_user_attr(name, value)
-    set_constraints(trial, spec, ending.status, ending.rlct_verdict)
-    if all(math.isfinite(value) for value in values):
-        study.tell(trial, values)
-    else:
-        study.tell(trial, state=TrialState.FAIL)
-
-
 def check_stored_study(spec: StudySpec, storage: BaseStorage, record: str | None) -> None:
-    """Check that the stored study, if there is one, can go on with this spec and belongs to this record.
+    """Check that the stored study, if there is one with trials, belongs to this record, whose view it is to be.
 
     `record` is the run of the study in the record, None for a new one.
 
     Raises:
-        StudyError: the stored study has other objectives, a space that this spec cannot continue, or another record.
+        StudyError: the stored study belongs to another record, or to no record at all.
     """
     study = _stored_study(spec, storage)
     if study is None:
         return
-    _check_objectives(spec, study)
-    _check_space(spec, study)
-    owner = study.user_attrs.get(RECORD)
-    if owner is not None and owner != record and study.get_trials(deepcopy=False):
+    with storage_errors():
+        owner, trials = study.user_attrs.get(RECORD), study.get_trials(deepcopy=False)
+    if not trials or (owner is not None and owner == record):
+        return
+    if owner is not None:
         raise StudyError(
             f"the Optuna study {spec.name!r} holds the trials of another record, in which the study's run is {owner}: "
             "its search would go on from trials that this record does not have. Give --store and --tracking-uri of "
             "that record, this study another --name, or name another --optuna-storage. If that record is gone for "
             f"good: optuna delete-study --study-name {spec.name} --storage URL"
         )
+    # Studies of earlier versions, and those whose building was cut short, name no record.
+    if record is None or not any(KEY in trial.user_attrs for trial in trials):
+        raise StudyError(
+            f"the Optuna study {spec.name!r} has {len(trials)} trial(s) that are not of this record. Give this study "
+            "another --name, name another --optuna-storage, or, if nobody needs them: optuna delete-study "
+            f"--study-name {spec.name} --storage URL"
+        )
 
 
-def reconcile(
-    spec: StudySpec,
-    storage: BaseStorage,
-    finished: Mapping[str, FinishedTrial],
-    outcome_of: Callable[[FinishedTrial], Outcome | None] = lambda trial: None,
-) -> list[Point]:
-    """End the trials that a killed driver left open; return the points to run again, theirs and those of failed trials.
+def reconcile(spec: StudySpec, storage: BaseStorage, view: Sequence[FrozenTrial], record: str | None) -> bool:
+    """Bring the stored study in line with the view of the record; whether it had to be built again.
 
-    A trial that is finished in the record but still running in Optuna gets its values and user attributes, from its
-    outcome.
+    Trials that a killed driver left open are ended, as the record says. `record` is the study's run in the record, None
+    for a new study.
 
     Raises:
         StudyError: Optuna's storage cannot be used.
     """
     study = _stored_study(spec, storage)
-    if study is None:
-        return []
-    to_run = []
     with storage_errors():
-        for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-            done = finished.get(frozen.user_attrs.get("trial_key", ""))
-            if frozen.state == TrialState.WAITING:
-                # Only a running trial can be ended, and `ask` makes it running.
-                study.tell(study.ask().number, state=TrialState.FAIL)
-            elif done is not None:
-                ending = Ending.recorded(done, outcome_of(done))
-                tell_ending(study, optuna.Trial(study, frozen._trial_id), spec, ending)
-            else:
-                storage.set_trial_user_attr(frozen._trial_id, "status_detail", INTERRUPTED)
-                study.tell(frozen.number, state=TrialState.FAIL)
-        for frozen in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-            ended_without_result = frozen.user_attrs.get("status_detail") in (INTERRUPTED, FAILED)
-            if ended_without_result and frozen.user_attrs.get("trial_key") not in finished:
-                to_run.append(frozen)
-    return [point for frozen in to_run if (point := _point_of(frozen, spec)) is not None]
+        if study is None and not view:
+            return False
+        if study is not None and _has_objectives(study, spec):
+            _end_open_trials(study, view)
+            names_record = record is None or study.user_attrs.get(RECORD) == record
+            if names_record and shows(study.get_trials(deepcopy=False), view):
+                return False
+    rebuild(spec, storage, view, record)
+    return True
 
 
-def set_constraints(trial: optuna.Trial, spec: StudySpec, status: str, rlct_verdict: str) -> None:
-    """Mark a trial as infeasible if its values do not mean what their names say.
+def rebuild(spec: StudySpec, storage: BaseStorage, view: Sequence[FrozenTrial], record: str | None) -> None:
+    """Delete the stored study, if there is one, and make it anew with the trials of the view.
 
-    A network that learned nothing has small weights and a low rlct, which a sampler must not take for good. Without a
-    validation split, only the test split shows a collapse, and samplers must not use the test split.
+    If this is cut short, the study lacks trials and does not name its record: the next driver builds it again.
+
+    Raises:
+        StudyError: Optuna's storage cannot be used.
     """
-    broken = status != "ok" if spec.training.validation_fraction > 0 else status == "diverged"
-    trial.set_constraint("learned", float(broken))
-    if any(name in MEASURES and MEASURES[name].needs_verdict for name in spec.objectives):
-        # A sampler must not take a meaningless estimate for a low rlct.
-        trial.set_constraint("rlct_usable", float(not VERDICTS[rlct_verdict].usable))
+    stored = _stored_study(spec, storage)
+    with storage_errors():
+        view = with_places_of(spec.sampler, view)
+        if stored is not None:
+            view = with_choices_of(view, stored.get_trials(deepcopy=False))
+            optuna.delete_study(study_name=spec.name, storage=storage)
+        study = open_study(spec, storage)
+        study.add_trials(view)
+        if record is not None:
+            study.set_user_attr(RECORD, record)
+
+
+def with_places_of(sampler: SamplerConfig, view: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+    """The view with what the sampler notes of finished trials, such as their generation."""
+    if not sampler.is_enumerated:
+        finished = (trial for trial in view if trial.state == TrialState.COMPLETE)
+        for number, trial in enumerate(finished):
+            trial.system_attrs = trial.system_attrs | attributes_in_storage(sampler, number)
+    return view
+
+
+def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study:
+    """The stored Optuna study, a new one if there is none yet."""
+    study = optuna.create_study(
+        study_name=spec.name,
+        storage=storage,
+        directions=list(spec.objectives.values()),
+        load_if_exists=True,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(spec.objectives))
+    study.set_user_attr("question", spec.question)
+    return study
+
+
+def tell_ending(study: optuna.Study, trial: optuna.Trial, ending: Ending) -> None:
+    """Tell Optuna how a running trial has ended."""
+    for name, value in ending.attributes.items():
+        trial.set_user_attr(name, value)
+    for name, value in ending.constraints.items():
+        trial.set_constraint(name, value)
+    if ending.values is None:
+        study.tell(trial, state=TrialState.FAIL)
+    else:
+        study.tell(trial, ending.values)
+
+
+def _end_open_trials(study: optuna.Study, view: Sequence[FrozenTrial]) -> None:
+    by_key = {trial.user_attrs[KEY]: trial for trial in view}
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        if frozen.state == TrialState.WAITING:
+            # Only a running trial can be ended, and `ask` makes it running.
+            study.tell(study.ask().number, state=TrialState.FAIL)
+            continue
+        recorded = by_key.get(frozen.user_attrs.get(KEY, ""))
+        ending = Ending.without_result(INTERRUPTED)
+        if recorded is not None:
+            # Its driver may have died while it told Optuna of the ending, and a constraint is set once.
+            constraints = {k: v for k, v in recorded.constraints.items() if k not in frozen.constraints}
+            ending = Ending(recorded.user_attrs, recorded.values, constraints)
+        tell_ending(study, optuna.Trial(study, frozen._trial_id), ending)
 
 
 def _stored_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study | None:
@@ -226,36 +231,6 @@ def _stored_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study | None:
             return None
 
 
-def _point_of(frozen: FrozenTrial, spec: StudySpec) -> Point | None:
-    # A trial has `self_modeling` only if it was offered the baseline.
-    offered = "self_modeling" in frozen.params
-    # A trial that lacks parameters, or lies outside a changed space, has no point.
-    with contextlib.suppress(ValueError):
-        fixed = optuna.trial.FixedTrial(frozen.params)
-        return suggest_point(fixed, spec, baseline_is_taken=lambda *_: not offered)
-    return None
-
-
-def _check_objectives(spec: StudySpec, study: optuna.Study) -> None:
-    stored = [direction.name.lower() for direction in study.directions]
-    names = study.metric_names or list(spec.objectives)
-    if dict(zip(names, stored, strict=True)) != spec.objectives or names != list(spec.objectives):
-        raise StudyError(
-            f"objectives: the Optuna study {spec.name!r} has {dict(zip(names, stored, strict=True))}, the spec "
-            f"{spec.objectives}. Give them as they were, or the study another --name."
-        )
-
-
-def _check_space(spec: StudySpec, study: optuna.Study) -> None:
-    offered = distributions(spec)
-    for frozen in study.get_trials(deepcopy=False):
-        for name, stored in frozen.distributions.items():
-            try:
-                if name in offered:
-                    check_distribution_compatibility(stored, offered[name])
-            except ValueError as error:
-                raise StudyError(
-                    f"space: Optuna cannot go on with the study {spec.name!r}, whose {name} was {stored} and is now "
-                    f"{offered[name]}. Ranges may grow, and so may the lists of a grid, except target_depth; for "
-                    "anything else give the study another --name."
-                ) from error
+def _has_objectives(study: optuna.Study, spec: StudySpec) -> bool:
+    directions = [direction.name.lower() for direction in study.directions]
+    return study.metric_names == list(spec.objectives) and directions == list(spec.objectives.values())

@@ -1,250 +1,252 @@
-"""The search space. Each dimension is one value, a list of choices, or a range.
+"""The search space. A dimension is any field of a trial: a value, a list of choices, or a range.
 
-All sizes are bounded, so that any study is checked, and a wrong one refused, in about a second.
+Types, bounds and texts are those of the trial's own fields, so that a new field is added there alone. All sizes are
+bounded, so that any study is checked, and a wrong one refused, in about a second.
 """
 
-import re
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
-from trainables.auxiliary import AUXILIARY_TASKS, OPTIONS, get_auxiliary_task
-from trainables.config import HeadKind, LayerCount, Section, TargetForm, UnitCount, UnitWeighting
+from study.spec.ranges import Range, no_truth_value, range_of
+from trainables.auxiliary import AUXILIARY_TASKS, get_auxiliary_task
+from trainables.config import Section
+from trainables.fields import FIELDS, PATHS, TARGET, TrialField
+from trainables.networks import ARCHITECTURES, get_architecture
+from trainables.registry import did_you_mean
+from trainables.targets import parse_target
+from trainables.tasks import TASKS, get_task
 
-# OPTIONS say how a prediction is made: they have no effect on a network that predicts nothing.
-# The role of each dimension: network, auxiliary task, its weight, its targets, its options.
-ROLES: dict[str, Literal["network", "auxiliary", "target", "weight", "option"]] = {
-    "hidden_layers": "network",
-    "width": "network",
-    "control": "auxiliary",
-    "aux_weight": "weight",
-    "target_depth": "target",
-    **dict.fromkeys(OPTIONS, "option"),
-}
-SEARCHED = tuple(ROLES)
-_WORDS: dict[str, list[Any]] = {
-    "detach_targets": [True, False],
-    "target_form": list(get_args(TargetForm)),
-    "unit_weighting": list(get_args(UnitWeighting)),
-    "head": list(get_args(HeadKind)),
-}
-LAYER_NAME = re.compile(r"[A-Za-z_]\w*")
-LAYER_DEPTH = re.compile(r"[0-9]{1,4}")
 # Values of a list.
 MOST_CHOICES = 1000
 MOST_TARGETS = 100
-# A weight above it leaves nothing of the loss it is added to.
-LARGEST_WEIGHT = 1e9
-# Characters of a target that names layers.
-LONGEST_TARGET = 200
+# Characters of the name of a known thing: a longer text is none.
+LONGEST_WORD = 100
+# As a target: one layer, whichever the search chooses, of whatever network it has chosen.
+ANY = "any"
+# Keys of a mapping that is a range.
+KEYS_OF_RANGES = ("low", "high", "log", "step", "baseline")
+
+Word = Annotated[str, Field(max_length=LONGEST_WORD)]
+Dimension = list[Any] | Range[Any]
+
+# The fields whose values are names of things, and how one is looked up.
+_THINGS: dict[str, tuple[Mapping[str, Any], Callable[[str], Any]]] = {
+    "task": (TASKS, get_task),
+    "architecture": (ARCHITECTURES, get_architecture),
+    "control": (AUXILIARY_TASKS, get_auxiliary_task),
+}
 
 
-class WeightRange(Section):
-    """A range of aux_weight, and whether the baseline is searched beside it."""
-
-    low: float = Field(gt=0, le=LARGEST_WEIGHT, description="Smallest weight above 0; `baseline` adds the 0.")
-    high: float = Field(gt=0, le=LARGEST_WEIGHT, description="Largest weight.")
-    log: bool = Field(True, description="Search on a logarithmic scale.")
-    baseline: bool = Field(
-        True, description="Let the sampler choose the baseline, aux_weight 0, with a yes/no parameter `self_modeling`."
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        _check_ordered(self.low, self.high)
-        return self
+def known_values(name: str) -> list[Any] | None:
+    """All values of a field that has a fixed set of them; None for another one."""
+    if name in _THINGS:
+        return list(_THINGS[name][0])
+    annotation = FIELDS[name].info.annotation
+    if annotation is bool:
+        return [True, False]
+    words = get_args(annotation)
+    return list(words) if words and all(isinstance(word, str) for word in words) else None
 
 
-class IntRange(Section):
-    """A range of whole numbers, both ends included."""
-
-    low: int = Field(ge=0, description="Smallest value.")
-    high: int = Field(ge=1, description="Largest value.")
-    log: bool = Field(False, description="Search on a logarithmic scale.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        _check_ordered(self.low, self.high)
-        if self.log and self.low == 0:
-            raise ValueError("a logarithmic range begins at 1 or more")
-        return self
+def value_type(name: str) -> Any:
+    """The type of one value of a field."""
+    if name in _THINGS:
+        return Annotated[Word, AfterValidator(lambda given: _THINGS[name][1](given).name)]
+    if name == TARGET:
+        return Annotated[int | str, AfterValidator(_target_or_any)]
+    info = FIELDS[name].info
+    first = (BeforeValidator(no_truth_value),) if range_of(FIELDS[name]) else ()
+    return Annotated[info.annotation, *info.metadata, *first] if (*info.metadata, *first) else info.annotation
 
 
-class LayerRange(IntRange):
-    """A range of numbers of hidden layers."""
-
-    low: LayerCount = Field(description="Smallest value.")
-    high: LayerCount = Field(description="Largest value.")
-
-
-class UnitRange(IntRange):
-    """A range of numbers of units."""
-
-    low: UnitCount = Field(description="Smallest value.")
-    high: UnitCount = Field(description="Largest value.")
+def list_type(name: str) -> Any:
+    """The type of a list of different values of a field."""
+    longest = MOST_TARGETS if name == TARGET else MOST_CHOICES
+    return Annotated[
+        list[value_type(name)],  # type: ignore[misc]
+        Field(min_length=1, max_length=longest),
+        AfterValidator(_distinct),
+    ]
 
 
-def known_values(name: str) -> list[Any]:
-    """All values of a dimension with a fixed set of values."""
-    return list(AUXILIARY_TASKS) if name == "control" else _WORDS[name]
+def _may_be_none(name: Any) -> bool:
+    return name in FIELDS and type(None) in get_args(FIELDS[name].info.annotation)
 
 
-def _check_ordered(low: float, high: float) -> None:
-    if low >= high:
-        raise ValueError(f"low ({low}) must be below high ({high})")
-
-
-def _parse_target(target: int | str) -> int | str:
-    """Accept 2, "2", "1+3", "hidden2", "last", "all", "any"; return the shortest form."""
-    if target in ("last", "all", "any"):
-        return target
-    text = str(target) if isinstance(target, str) or abs(target) < 10_000 else ""
-    parts = [part.strip() for part in text[: LONGEST_TARGET + 1].split("+")]
-    depths = {int(part) for part in parts if LAYER_DEPTH.fullmatch(part)}
-    names = {part for part in parts if LAYER_NAME.fullmatch(part)}
-    unclear = 0 in depths or len(depths) + len(names) < len(set(parts)) or names & {"last", "all", "any"}
-    if unclear or len(text) > LONGEST_TARGET:
-        raise PydanticCustomError(
-            "target_depth",
-            "not a target: give a depth from 1 (2) or a layer's name (hidden2), several together ('1+2'), 'last', "
-            "'all' or 'any' (the search chooses one layer)",
-        )
-    if len(depths) == 1 and not names:
-        return depths.pop()
-    return "+".join([*map(str, sorted(depths)), *sorted(names)])
+def _target_or_any(target: int | str) -> int | str:
+    return ANY if target == ANY else parse_target(target)
 
 
 def _distinct(choices: list[Any]) -> list[Any]:
-    if len(set(choices)) < len(choices):
+    if len({(type(choice), choice) for choice in choices}) < len(choices):
         raise ValueError("the choices must differ")
+    if ANY in choices:
+        raise ValueError("'any' stands for every depth already; give it alone, not in a list")
     return choices
 
 
-def _known_control(name: str) -> str:
-    return get_auxiliary_task(name).name
+def _form(value: Any) -> str:
+    """Which of a dimension's forms a value has."""
+    if isinstance(value, Mapping):
+        return "range" if any(key in KEYS_OF_RANGES for key in value) else "by_name"
+    return "range" if isinstance(value, Range) else "choices" if isinstance(value, list) else "value"
 
 
-Target = Annotated[int | str, AfterValidator(_parse_target)]
-# The name of one of a few known things: a longer text is none of them.
-Word = Annotated[str, Field(max_length=100)]
-ControlName = Annotated[Word, AfterValidator(_known_control)]
-Weight = Annotated[float, Field(ge=0, le=LARGEST_WEIGHT)]
-_T = TypeVar("_T")
-Choices = Annotated[list[_T], Field(min_length=1, max_length=MOST_CHOICES), AfterValidator(_distinct)]
-Targets = Annotated[list[Target], Field(min_length=1, max_length=MOST_TARGETS), AfterValidator(_distinct)]
+def _refuse_range(value: Any) -> Any:
+    raise ValueError("its values are no numbers, so it has no range. Give a list")
 
 
-class SearchSpace(Section):
-    """The dimensions in which trials differ. A scalar is fixed, a list is a choice, a mapping low/high is a range."""
+def _architecture_or_task(name: str) -> str:
+    if name not in ARCHITECTURES and name not in TASKS:
+        hint = did_you_mean(name, [*KEYS_OF_RANGES, *ARCHITECTURES, *TASKS])
+        raise ValueError(
+            "it is neither a part of a range (low, high, log, step) nor the name of an architecture or task, for which "
+            f"values could be given. {hint}".rstrip()
+        )
+    return name
 
-    hidden_layers: LayerCount | Choices[LayerCount] | LayerRange = Field(
-        1, description="Hidden layers, blocks or stages of the architecture."
-    )
-    width: UnitCount | Choices[UnitCount] | UnitRange = Field(
-        64, description="Units of every hidden layer; of convnet, channels of the first one."
-    )
-    control: ControlName | Choices[ControlName] = Field(
-        "none", description="Control that replaces self-modeling; 'none' is self-modeling itself."
-    )
-    aux_weight: Weight | Choices[Weight] | WeightRange = Field(
-        default=[0.0, 1.0, 5.0, 10.0, 20.0, 50.0],
-        description="Weight of the self-modeling loss, or strength of the control; 0 is the baseline.",
-    )
-    target_depth: Target | Targets = Field(
-        "last",
-        description="Target layers: a depth from 1 or a layer's name, several together ('1+2'), 'last', 'all', or "
-        "'any' (the search chooses one of the network's layers).",
-    )
-    detach_targets: bool | Choices[bool] = Field(
-        True, description="Treat target activations as constants (as published); false lets gradients flow through."
-    )
-    target_form: TargetForm | Choices[TargetForm] = Field(
-        "raw", description="Form of the predicted activations: 'raw' (as published), 'standardized' or 'sign'."
-    )
-    unit_weighting: UnitWeighting | Choices[UnitWeighting] = Field(
-        "mean", description="Squared errors of the target units: 'mean' (as published) or 'sum'."
-    )
-    head: HeadKind | Choices[HeadKind] = Field(
-        "widened", description="Prediction by rows of the final layer ('widened', as published) or a 'separate' head."
-    )
 
-    @model_validator(mode="after")
-    def _any_stands_alone(self) -> Self:
-        if isinstance(self.target_depth, list) and "any" in self.target_depth:
-            raise ValueError("target_depth: 'any' stands for every depth already; give it alone, not in a list")
-        return self
+def _value_or_list(name: str) -> Any:
+    forms: Any = Annotated[value_type(name), Tag("value")] | Annotated[list_type(name), Tag("choices")]
+    return Annotated[forms, Discriminator(lambda value: "choices" if isinstance(value, list) else "value")]
 
-    def choices(self, name: str) -> list[Any] | None:
-        """The choices of a dimension, one for a fixed value; None for a range (and for target_depth 'any')."""
-        value = getattr(self, name)
-        if isinstance(value, WeightRange | IntRange) or value == "any":
+
+def _dimension_type(field: TrialField) -> Any:
+    """The type of a dimension: a value, a list, a range, or one of these for each architecture or task."""
+    numbers: Any = range_of(field) or Annotated[Any, BeforeValidator(_refuse_range)]
+    simple: Any = (
+        Annotated[value_type(field.name), Tag("value")]
+        | Annotated[list_type(field.name), Tag("choices")]
+        | Annotated[numbers, Tag("range")]
+    )
+    nested = "values by architecture or task stand here already"
+    one: Any = Annotated[simple, Discriminator(_form, custom_error_type="nested", custom_error_message=nested)]
+    by_name = Annotated[dict[Annotated[Word, AfterValidator(_architecture_or_task)], one], Field(min_length=1)]
+    return Annotated[simple | Annotated[by_name, Tag("by_name")], Discriminator(_form)]
+
+
+class _Fields(Section):
+    """Some fields of a trial; those that are left out do not count."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_names(cls, raw: Any) -> Any:
+        """Accept `training.learning_rate` for `learning_rate`."""
+        if not isinstance(raw, Mapping):
+            return raw
+        short = {PATHS.get(name, name) if isinstance(name, str) else name: value for name, value in raw.items()}
+        if len(short) < len(raw):
+            twice = next(PATHS[name] for name in raw if name in PATHS and PATHS[name] != name and PATHS[name] in raw)
+            raise ValueError(f"{twice} is given twice, under its short and its long name. Give it once")
+        return short
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name in self.model_fields_set}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the fields that are given, in the order of FIELDS."""
+        return tuple(name for name in FIELDS if name in self.model_fields_set)
+
+
+class Space(_Fields):
+    """The dimensions in which trials differ."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The value of a field, as it is given."""
+
+    def dimension(self, name: str, *scopes: str) -> Dimension | None:
+        """A dimension, a single value as a list of one; None if it is not given.
+
+        Of values by architecture or task, those for the first of `scopes` that has some.
+        """
+        given = getattr(self, name) if name in self.model_fields_set else None
+        if name not in self.model_fields_set:
             return None
-        return value if isinstance(value, list) else [value]
+        if isinstance(given, dict):
+            found = [given[scope] for scope in scopes if scope in given]
+            if not found:
+                return None
+            given = found[0]
+        return given if isinstance(given, list | Range) else [given]
+
+    def by_name(self, name: str) -> dict[str, Any]:
+        """The values of a dimension by architecture or task; empty if they are not given so."""
+        given = getattr(self, name, None)
+        return given if isinstance(given, dict) else {}
+
+
+class Points(_Fields):
+    """Points to run first: every combination of the given values."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_fields(cls, raw: Any) -> Any:
+        """Leave out fields without a value: earlier versions wrote them into the record."""
+        if not isinstance(raw, Mapping):
+            return raw
+        return {name: value for name, value in raw.items() if value is not None or _may_be_none(name)}
 
     def values(self, name: str) -> list[Any]:
-        """Every value of a dimension that is a list or a range of whole numbers."""
-        value = getattr(self, name)
-        if isinstance(value, IntRange):
-            return list(range(value.low, value.high + 1))
-        choices = self.choices(name)
-        assert choices is not None, f"the values of {name} cannot be listed"
-        return choices
-
-    def smallest(self, name: str) -> Any:
-        """The smallest value of a dimension of numbers."""
-        value = getattr(self, name)
-        return value.low if isinstance(value, IntRange | WeightRange) else min(self.choices(name) or ())
-
-    def largest(self, name: str) -> Any:
-        """The largest value of a dimension of numbers."""
-        value = getattr(self, name)
-        return value.high if isinstance(value, IntRange | WeightRange) else max(self.choices(name) or ())
-
-    def fixed(self, name: str) -> list[Any]:
-        """The value of a fixed dimension, as a list; empty for a dimension that varies."""
-        choices = self.choices(name) or []
-        return choices if len(choices) == 1 else []
-
-    def contains(self, name: str, value: Any) -> bool:
-        """Whether a design point may have this value."""
-        dimension = getattr(self, name)
-        if isinstance(dimension, WeightRange):
-            return dimension.low <= value <= dimension.high or (value == 0 and dimension.baseline)
-        if isinstance(dimension, IntRange):
-            return bool(dimension.low <= value <= dimension.high)
-        if dimension == "any":
-            return "+" not in str(value) and value != "all"
-        return value in (self.choices(name) or ())
-
-
-class DesignPoints(Section):
-    """Points to run first: every combination of the given values. Fields left out are fixed in the space."""
-
-    hidden_layers: LayerCount | Choices[LayerCount] | None = Field(None, description="Hidden layers, blocks or stages.")
-    width: UnitCount | Choices[UnitCount] | None = Field(None, description="Units of every hidden layer.")
-    control: ControlName | Choices[ControlName] | None = Field(None, description="Control that replaces self-modeling.")
-    aux_weight: Weight | Choices[Weight] | None = Field(None, description="Weight of the loss, or strength.")
-    target_depth: Target | Targets | None = Field(None, description="Target layers.")
-    detach_targets: bool | Choices[bool] | None = Field(None, description="Targets are constants.")
-    target_form: TargetForm | Choices[TargetForm] | None = Field(None, description="raw, standardized or sign.")
-    unit_weighting: UnitWeighting | Choices[UnitWeighting] | None = Field(None, description="mean or sum.")
-    head: HeadKind | Choices[HeadKind] | None = Field(None, description="widened or separate.")
-
-    def values(self, name: str) -> list[Any]:
-        """The values of a dimension, as a list; empty if it is left out."""
-        given = getattr(self, name)
-        if given is None:
+        """The values of a field, as a list; empty if it is left out."""
+        if name not in self.model_fields_set:
             return []
+        given = getattr(self, name)
         return given if isinstance(given, list) else [given]
 
     @model_validator(mode="after")
     def _targets_are_definite(self) -> Self:
-        if self.target_depth == "any" or (isinstance(self.target_depth, list) and "any" in self.target_depth):
-            raise ValueError("target_depth: 'any' is for the search; a design point names its target")
+        if ANY in self.values(TARGET):
+            raise ValueError(f"{TARGET}: 'any' is for the search; a design point names its target")
         return self
 
 
-SamplerName = Literal["tpe", "nsga2", "random", "grid", "design"]
-# Samplers with which nothing is sampled: the trials are listed.
-ENUMERATED: tuple[SamplerName, ...] = ("grid", "design")
+def _described(field: TrialField) -> str:
+    text = field.info.description or ""
+    return text.removesuffix(".") + ", or 'any' (the search chooses one layer)." if field.name == TARGET else text
+
+
+# What a study names beside its space.
+APART = ("task", "architecture")
+if TYPE_CHECKING:
+    Tasks = str | list[str]
+    Architectures = str | list[str]
+    SearchSpace = Space
+    DesignPoints = Points
+else:
+    Tasks = _value_or_list("task")
+    Architectures = _value_or_list("architecture")
+    SearchSpace = create_model(
+        "SearchSpace",
+        __base__=Space,
+        __doc__="The dimensions in which trials differ: a scalar is fixed, a list a choice, a mapping a range.",
+        **{
+            name: (_dimension_type(field), Field(None, description=_described(field)))
+            for name, field in FIELDS.items()
+            if name not in APART
+        },
+    )
+    DesignPoints = create_model(
+        "DesignPoints",
+        __base__=Points,
+        __doc__="Points to run first: every combination of the given values. Fields left out are fixed in the space.",
+        **{
+            name: (_value_or_list(name), Field(None, description=field.info.description))
+            for name, field in FIELDS.items()
+        },
+    )

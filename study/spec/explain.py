@@ -1,5 +1,6 @@
 """Validation errors in words: the field, what is wrong, the given value, what was probably meant."""
 
+import difflib
 import re
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -41,8 +42,12 @@ def suggest(wrong: str, model: type[BaseModel]) -> str:
     known = list(dict.fromkeys(field_paths(model)))
     parent, _, leaf = wrong.rpartition(".")
     siblings = [path for path in known if path.rpartition(".")[0] == parent]
-    namesakes = [path for path in known if path.rpartition(".")[2] == leaf]
-    if hint := suggestion(namesakes[:1]) or did_you_mean(wrong, known):
+    # A section sets a field for the whole study, which is what a field in the wrong place most often means.
+    ordered = sorted(known, key=lambda path: path.startswith(("space.", "design.")))
+    namesakes = [path for path in ordered if path.rpartition(".")[2] == leaf]
+    similar = difflib.get_close_matches(leaf, [path.rpartition(".")[2] for path in known], n=1)
+    alike = [path for path in (*siblings, *ordered) if path.rpartition(".")[2] in similar]
+    if hint := suggestion(namesakes[:1] or alike[:1]) or did_you_mean(wrong, known):
         return hint.strip()
     return f"the fields here are {', '.join(siblings)}" if siblings else "see --help for all fields"
 

@@ -1,26 +1,51 @@
 """A study as data: the model is the file format, the validation, the command line and the documentation."""
 
+import random
 import re
-from collections.abc import Iterator
-from itertools import chain, product
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain, islice, product
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from study.errors import StudyError
 from study.shown import plain
-from study.spec.dimensions import ENUMERATED, SEARCHED, DesignPoints, SamplerName, SearchSpace, Word
-from study.spec.points import ListedTrial, Point, all_trials, count_points, listed_trials, network_config, trial_config
-from trainables.auxiliary import OPTIONS, get_auxiliary_task
-from trainables.config import LARGEST_SEED, ObserverConfig, RlctConfig, Section, TrainingConfig
+from study.spec.dimensions import (
+    ANY,
+    APART,
+    Architectures,
+    DesignPoints,
+    Dimension,
+    SearchSpace,
+    Tasks,
+    Word,
+)
+from study.spec.ranges import Range
+from study.spec.sampler import SamplerConfig
+from study.spec.trials import ORDER, Values, all_trials, count_points, lies_in, listed_trials
+from trainables.auxiliary import get_auxiliary_task
+from trainables.config import LARGEST_SEED, NetworkConfig, ObserverConfig, RlctConfig, Section, TrainingConfig
+from trainables.errors import ConfigError
+from trainables.fields import FIELDS, PATHS, TARGET
+from trainables.making import make_completed, network_of, recipe_values
 from trainables.measures import MEASURES, Measure
-from trainables.networks import Layer, check_network, get_architecture, layers_of
+from trainables.networks import Layer, architectures_for, check_network, get_architecture, layers_of
 from trainables.registry import did_you_mean
 from trainables.targets import has_target, in_words
 from trainables.tasks import TASKS, DataShape, get_task
 from trainables.trial import TrialConfig
 
 Direction = Literal["maximize", "minimize"]
+_Section = TypeVar("_Section", TrainingConfig, RlctConfig)
 # MLflow has an experiment of this name in every store; it belongs to no study.
 RESERVED_NAME = "Default"
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -31,7 +56,17 @@ MOST_DESIGN_BLOCKS = 1000
 # Of all trials of a study.
 MOST_NETWORKS = 1_000_000
 # All networks of a space are checked up to this number; beyond it, those with a size at an end of its range.
-MOST_CHECKED = 20_000
+MOST_CHECKED = 4000
+# Choices of everything but the network that are checked with one another.
+MOST_COMBINED = 500
+# Weights of a study that names none.
+DEFAULT_WEIGHTS = [0.0, 1.0, 5.0, 10.0, 20.0, 50.0]
+# Sections of a study whose fields a space may vary.
+SECTIONS = ("training", "rlct", "observer")
+# Those of them that a task's recipe has.
+SECTIONS_OF_RECIPES = ("training", "rlct")
+# Fields that a space has besides its own.
+_ALWAYS = ("architecture", "aux_weight", TARGET)
 
 
 class StudySpec(Section):
@@ -41,8 +76,10 @@ class StudySpec(Section):
         description="Name of the study: of its MLflow experiment, its Optuna study and its folders.",
     )
     question: str = Field("", max_length=LONGEST_QUESTION, description="The question that the study asks.")
-    task: Word = Field(description="Data set, with its recipe.")
-    architecture: Word = Field(description="Architecture of the networks (default: the task's recipe).")
+    task: Tasks = Field(description="Data set, with its recipe, or several.")
+    architecture: Architectures = Field(
+        description="Architecture of the networks, or several (default: the task's recipe)."
+    )
     replicates: int = Field(5, ge=1, le=1000, description="Networks per trial, each with a seed of its own.")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the first replicate; the others count up from it.")
     split_seed: int = Field(
@@ -54,8 +91,8 @@ class StudySpec(Section):
         le=MOST_TRIALS,
         description="Number of trials, design points included; leave it out for a grid or a design.",
     )
-    sampler: SamplerName = Field(
-        "tpe",
+    sampler: SamplerConfig = Field(
+        SamplerConfig(name="tpe"),
         description="How trials after the design points are chosen; 'grid' runs every point of the space, 'design' "
         "only the design points.",
     )
@@ -78,22 +115,68 @@ class StudySpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _complete_from_recipe(cls, raw: Any) -> Any:
-        """Fill omitted fields from the task's recipe: architecture and its sizes, targets, training and rlct."""
+        """Fill omitted fields from the first task's recipe: architecture, training and rlct."""
         if not isinstance(raw, dict):
             return raw
-        # An unknown task is reported by the validator of `task`, and nothing else is.
-        task = raw.get("task")
-        recipe = TASKS.get(task if isinstance(task, str) else "", TASKS["mnist"]).recipe
         completed = dict(raw)
+        space = raw.get("space")
+        if isinstance(space, Mapping):
+            space = {PATHS.get(name, name) if isinstance(name, str) else name: value for name, value in space.items()}
+            for name in APART:
+                if name in space and name in raw:
+                    raise ValueError(f"space.{name}: {name} is given too. Give it once")
+                if name in space:
+                    completed[name] = space.pop(name)
+                    completed["space"] = space
+            _check_given_once(space, raw)
+        tasks = completed.get("task")
+        if isinstance(tasks, list) and len(tasks) == 1:
+            completed["task"] = tasks[0]
+        # An unknown task is reported by the type of `task`, and nothing else is.
+        task = tasks[0] if isinstance(tasks, list) and tasks else tasks
+        recipe = TASKS.get(task if isinstance(task, str) else "", TASKS["mnist"]).recipe
         completed.setdefault("architecture", recipe.network.architecture)
-        if completed["architecture"] == recipe.network.architecture and isinstance(raw.get("space", {}), dict):
-            published = recipe.network.model_dump(include={"hidden_layers", "width"})
-            completed["space"] = published | {"target_depth": recipe.target_depth} | raw.get("space", {})
         for section, defaults in (("training", recipe.training), ("rlct", recipe.rlct)):
             given = raw.get(section, {})
             if isinstance(given, dict):
                 completed[section] = defaults.model_dump() | given
         return completed
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _knowing_what_was_given(cls, raw: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Let `model_fields_set` name what was given: each task has its own recipe's value of the other fields."""
+        spec = handler(raw)
+        if isinstance(raw, dict):
+            for section in SECTIONS_OF_RECIPES:
+                given = raw.get(section, {})
+                if isinstance(given, dict):
+                    getattr(spec, section).model_fields_set.intersection_update(given)
+            space = raw.get("space")
+            in_space = isinstance(space, Mapping) and {"architecture", FIELDS["architecture"].path} & space.keys()
+            if "architecture" not in raw and not in_space:
+                spec.model_fields_set.discard("architecture")
+        return spec
+
+    @model_serializer(mode="wrap")
+    def _without_what_varies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields as a study file has them: what the space varies is in no section.
+
+        Of several tasks, each has its own recipe: only what was given is written.
+        """
+        fields: dict[str, Any] = handler(self)
+        if len(self.tasks) > 1:
+            if "architecture" not in self.model_fields_set:
+                fields.pop("architecture", None)
+            for name in SECTIONS_OF_RECIPES:
+                if name in fields:
+                    given = self.given(name)
+                    fields[name] = {key: value for key, value in fields[name].items() if key in given}
+        for name in self.space.names:
+            section, _, key = FIELDS[name].path.rpartition(".")
+            if section in SECTIONS:
+                fields[section].pop(key, None)
+        return fields
 
     @field_validator("name")
     @classmethod
@@ -112,18 +195,10 @@ class StudySpec(Section):
             raise ValueError("it has control characters. Write it as plain text")
         return question
 
-    @field_validator("task")
-    @classmethod
-    def _known_task(cls, task: str) -> str:
-        return get_task(task).name
-
-    @field_validator("architecture")
-    @classmethod
-    def _known_architecture(cls, architecture: str) -> str:
-        return get_architecture(architecture).name
-
     @model_validator(mode="after")
     def _free_of_contradictions(self) -> Self:
+        self._check_architectures()
+        self._check_names()
         self._check_trials()
         self._check_targets()
         for name in self.objectives:
@@ -141,23 +216,67 @@ class StudySpec(Section):
             )
         return self
 
+    def _check_architectures(self) -> None:
+        """Check that each of several tasks has an architecture, and each architecture a task whose inputs it takes."""
+        if len(self.tasks) == 1:
+            return  # Its networks are checked with their sizes.
+        for task in self.tasks:
+            if not self.architectures_of(task):
+                fitting = ", ".join(architectures_for(get_task(task).shape.inputs))
+                raise ValueError(f"architecture: none takes the inputs of {task!r}. Add one of {fitting}")
+        of_tasks = {architecture for task in self.tasks for architecture in self.architectures_of(task)}
+        for architecture in self.architectures:
+            if architecture not in of_tasks:
+                raise ValueError(
+                    f"architecture: {architecture!r} takes the inputs of none of the tasks {', '.join(self.tasks)}. "
+                    "Leave it out"
+                )
+
+    def _check_names(self) -> None:
+        """Check that values by architecture or task are there for those of the study, and for no others."""
+        for name in self.space.names:
+            if FIELDS[name].role == "network" and not any(
+                name in get_architecture(each).fields for each in self.architectures
+            ):
+                raise ValueError(
+                    f"space.{name}: makes no difference to {', '.join(self.architectures)}. Leave it out, or add an "
+                    "architecture that has it"
+                )
+            given = self.space.by_name(name)
+            if not given:
+                continue
+            own = {*self.architectures, *self.tasks}
+            for scope in given:
+                if scope not in own:
+                    raise ValueError(
+                        f"space.{name}: has values for {scope!r}, which the study does not have. Remove them, or add "
+                        "it to the study's architectures or tasks"
+                    )
+            for base in self.bases:
+                task, architecture = base["task"], base["architecture"]
+                if FIELDS[name].role == "network" and name not in get_architecture(architecture).fields:
+                    continue
+                if architecture not in given and task not in given:
+                    of_task = f" of {task!r}" if len(self.tasks) > 1 else ""
+                    raise ValueError(f"space.{name}: has no values for {architecture!r}{of_task}. Add them")
+
     def _check_trials(self) -> None:
         """Check that sampler, number of trials, space and design fit together."""
-        if self.sampler == "grid":
-            for name in SEARCHED:
-                if self.space.choices(name) is None:
+        if self.sampler.name == "grid":
+            for name, base in product(self.names, self.bases):
+                if not isinstance(dimension := self.space_dimension(name, base), list) or dimension == [ANY]:
                     raise ValueError(f"space.{name}: a grid needs values, not a range: give a list, or another sampler")
             if self.design:
                 raise ValueError("design: a grid's points are its design points; leave design out")
-        if self.sampler == "design" and not self.design:
+        if self.sampler.name == "design" and not self.design:
             raise ValueError("design: sampler 'design' runs the design points, and none are listed")
         if self.is_enumerated and self.trials is not None:
-            raise ValueError(f"trials: sampler {self.sampler!r} runs all listed points; leave trials out")
-        self._check_networks(count_points(self) if self.trials is None else self.trials)
+            raise ValueError(f"trials: sampler {self.sampler.name!r} runs all listed points; leave trials out")
+        self._check_count(count_points(self) if self.trials is None else self.trials)
         if not self.is_enumerated and self.trials is None:
-            raise ValueError(f"trials: sampler {self.sampler!r} needs a number of trials, e.g. 30")
+            raise ValueError(f"trials: sampler {self.sampler.name!r} needs a number of trials, e.g. 30")
 
-    def _check_networks(self, trials: int) -> None:
+    def _check_count(self, trials: int) -> None:
         if trials * self.replicates > MOST_NETWORKS:
             raise ValueError(
                 f"replicates: {trials:,} trials of {self.replicates:,} replicates are {trials * self.replicates:,} "
@@ -168,7 +287,7 @@ class StudySpec(Section):
         """Check that an objective is a known measure that does not use the test split."""
         measure = self._measure(name)
         if measure is None:
-            layers = self._common_layers()
+            layers = self._common_layers
             known = [each for measure in MEASURES.values() if measure.sees != "test" for each in measure.names(layers)]
             raise ValueError(
                 f"objectives.{name}: no such measure; {did_you_mean(name, known)}the measures are {', '.join(known)}"
@@ -178,12 +297,12 @@ class StudySpec(Section):
                 f"objectives.{name}: it looks at the test split, and a search must not. Take val_accuracy, or another "
                 "measure"
             )
-        if measure.sees in ("validation", "held_out") and self.training.validation_fraction == 0:
+        if measure.sees in ("validation", "held_out") and min(self.values("validation_fraction")) == 0:
             raise ValueError(
                 f"objectives: {name} needs a validation split, and training.validation_fraction is 0 (the "
                 f"published recipe). Set it above 0, or leave {name} out: a search must not look at the test split"
             )
-        if measure.needs_observer and self.observer.epochs == 0:
+        if measure.needs_observer and min(self.values("observer_epochs")) == 0:
             raise ValueError(f"objectives: {name} needs an observer, and observer.epochs is 0. Set it above 0")
 
     def _measure(self, name: str) -> Measure | None:
@@ -191,63 +310,95 @@ class StudySpec(Section):
         for measure in MEASURES.values():
             if not measure.per_layer and measure.name == name:
                 return measure
-            if measure.per_layer and name in measure.names(self._common_layers()):
+            if measure.per_layer and name in measure.names(self._common_layers):
                 return measure
         return None
 
+    @cached_property
+    def _networks(self) -> list[tuple[str, NetworkConfig]]:
+        """The different networks of each task; if there are too many, those with all sizes but one at an end."""
+        found: dict[tuple[str, NetworkConfig], None] = {}
+        for base in self.bases:
+            sizes = [name for name in self.names if name in get_architecture(base["architecture"]).fields]
+            lists = [self._values_at(name, base) for name in sizes]
+            ends = [sorted({min(values), max(values)}) if len(values) > 2 else values for values in lists]
+            combined = [product(*lists)]
+            if count(lists) > MOST_CHECKED:
+                # A sample of each list, so that all its combinations with the others' ends are not too many.
+                room = [max(2, MOST_CHECKED * len(end) // (len(lists) * count(ends))) for end in ends]
+                some = [_spread(values, most) for values, most in zip(lists, room, strict=True)]
+                combined = [product(*ends[:n], some[n], *ends[n + 1 :]) for n in range(len(lists))]
+            for chosen in islice(chain.from_iterable(combined), 2 * MOST_CHECKED):
+                found.setdefault((base["task"], _network(base | dict(zip(sizes, chosen, strict=True)))))
+        return list(found)
+
+    @cached_property
+    def _layers_of_networks(self) -> dict[tuple[str, tuple[Layer, ...]], NetworkConfig]:
+        """The layers of each task's networks, by name and depth alone, and a network that has them."""
+        found: dict[tuple[str, tuple[Layer, ...]], NetworkConfig] = {}
+        for task, network in self._networks:
+            layers = layers_of(network, get_task(task).shape.inputs)
+            found.setdefault((task, tuple(layer._replace(shape=()) for layer in layers)), network)
+        return found
+
+    @cached_property
     def _common_layers(self) -> list[Layer]:
         """The layers, by name, that every network of the study has."""
-        networks = [self.layers(depth) for depth in self.values("hidden_layers")]
+        networks = [layers for _, layers in self._layers_of_networks]
         names = set.intersection(*({layer.name for layer in layers} for layers in networks))
         return [layer for layer in networks[0] if layer.name in names]
 
     def _check_targets(self) -> None:
         """Check that every target is a layer of some network of the study."""
-        networks = [self.layers(depth) for depth in self.values("hidden_layers")]
+        networks = [layers for _, layers in self._layers_of_networks]
         deepest = max(networks, key=len)
-        for target in self.choices("target_depth") or ():
-            if not any(has_target(target, layers) for layers in networks):
+        for target in self.values(TARGET):
+            if target != ANY and not any(has_target(target, layers) for layers in networks):
                 raise ValueError(
-                    f"space.target_depth: no network of the study has {target!r}; the deepest has the layers "
+                    f"space.{TARGET}: no network of the study has {target!r}; the deepest has the layers "
                     f"{in_words(deepest)}"
                 )
 
     def _check_search(self) -> None:
         """Check that whatever the sampler chooses is an existing network, target and strength."""
-        inputs = get_task(self.task).shape.inputs
-        for depth, width in self._networks():
-            check_network(network_config(self, depth, width), inputs)
-        for depth in self.space.values("hidden_layers"):
-            if self.space.target_depth != "any" and not self.targets_within(depth):
+        for task, network in self._networks:
+            check_network(network, get_task(task).shape.inputs)
+        for (task, layers), network in self._layers_of_networks.items():
+            targets = self.space_dimension(TARGET, self.base(task, network.architecture))
+            assert isinstance(targets, list)
+            if targets != [ANY] and not any(has_target(target, layers) for target in targets):
                 raise ValueError(
-                    f"space.target_depth: the search may choose {depth} hidden layer(s), and no target lies within the "
-                    f"layers {in_words(self.layers(depth))}. Raise the lower end of space.hidden_layers, or let "
-                    "target_depth be 'any' or 'last'"
+                    f"space.{TARGET}: the search may choose {network.hidden_layers} hidden layer(s), and no target "
+                    f"lies within the layers {in_words(layers)}. Raise the lower end of space.hidden_layers, or let "
+                    f"{TARGET} be 'any' or 'last'"
                 )
-        largest, narrowest, highest = (
-            self.space.largest("hidden_layers"),
-            self.space.smallest("width"),
-            self.space.largest("aux_weight"),
-        )
-        size = Point(largest, narrowest, highest, "last")
-        for values in product(*(self.space.choices(name) or () for name in ("control", *OPTIONS))):
-            self.trial_config(size._replace(**dict(zip(("control", *OPTIONS), values, strict=True))))
+        for base in self.bases:
+            self._check_combinations(base)
 
-    def _networks(self) -> Iterator[tuple[int, int]]:
-        """The numbers of layers and units of the networks to check."""
-        depths, widths = self.space.values("hidden_layers"), self.space.values("width")
-        if len(depths) * len(widths) <= MOST_CHECKED:
-            return product(depths, widths)
-        ends = product((min(depths), max(depths)), widths), product(depths, (min(widths), max(widths)))
-        return chain.from_iterable(ends)
+    def _check_combinations(self, base: Values) -> None:
+        """Check that the choices of everything but the network go together: the words all, of numbers the ends."""
+        sizes = [name for name in self.free_names if FIELDS[name].role == "network"]
+        network = {name: max(self._values_at(name, base)) for name in sizes}
+        names = [name for name in self.names if FIELDS[name].role not in ("network", "task", "target")]
+        ends = [_ends(self.dimension(name, base | network)) for name in names]
+        combinations: Iterator[tuple[Any, ...]] = product(*ends)
+        if count(ends) > MOST_COMBINED:
+            draw = random.Random(0)
+            combinations = (tuple(draw.choice(values) for values in ends) for _ in range(MOST_COMBINED))
+        for chosen in islice(combinations, MOST_COMBINED):
+            self.make_trial(base | network | {TARGET: "last"} | dict(zip(names, chosen, strict=True)))
 
-    def check_against(self, shape: DataShape) -> None:
-        """Check the settings that depend on the sizes of the data.
+    def check_against(self, shape: DataShape, task: str | None = None) -> None:
+        """Check the settings that depend on the sizes of a task's data; the task may be left out if there is one.
 
         Raises:
             StudyError: the data is too small for a split or a batch.
         """
-        fraction = self.training.validation_fraction
+        task = self.tasks[0] if task is None else task
+        for fraction in _numbers(self.values("validation_fraction", task)):
+            self._check_split(shape, fraction, task)
+
+    def _check_split(self, shape: DataShape, fraction: float, task: str) -> None:
         samples = shape.training_size(fraction)
         held_out = shape.train_samples - samples
         if fraction > 0 and held_out < shape.classes:
@@ -255,64 +406,194 @@ class StudySpec(Section):
                 f"training.validation_fraction: {fraction} of {shape.train_samples} training samples holds out "
                 f"{held_out}, fewer than the {shape.classes} classes. Raise it, or set it to 0."
             )
-        if self.rlct.batch_size > samples:
+        if (largest := max(self.values("rlct_batch_size", task))) > samples:
+            of_task = f" of {task}" if len(self.tasks) > 1 else ""
             raise StudyError(
-                f"rlct.batch_size: {self.rlct.batch_size} is more than the {samples} training samples. Lower it."
+                f"rlct.batch_size: {largest} is more than the {samples} training samples{of_task}. Lower it."
             )
-        batch_size = self.training.batch_size
-        if min(samples, samples % batch_size or batch_size) == 1 and (reason := self._why_batches_need_two()):
-            raise StudyError(
-                f"training.batch_size: {batch_size} cuts the {samples} training samples so that the last batch has one "
-                f"sample alone, and {reason}. Take another size."
-            )
+        if not (reason := self._why_batches_need_two(task)):
+            return
+        dimensions = [self.space_dimension("batch_size", base) for base in self.bases if base["task"] == task]
+        if self.sampler.name == "design":
+            dimensions = [self.values("batch_size", task)]
+        for batch_size in (size for size in range(1, samples) if (samples - 1) % size == 0):
+            if any(lies_in(dimension, "batch_size", batch_size) for dimension in dimensions):
+                raise StudyError(
+                    f"training.batch_size: {batch_size} cuts the {samples} training samples so that the last batch has "
+                    f"one sample alone, and {reason}. Take another size; for a range, a step or a list that leaves it "
+                    "out."
+                )
 
-    def _why_batches_need_two(self) -> str | None:
+    def _why_batches_need_two(self, task: str) -> str | None:
         """The part of this study that compares the samples of a batch with each other; None if nothing does."""
-        if get_architecture(self.architecture).mixes_samples:
-            return f"{self.architecture} normalises each sample by its batch"
-        for control in self.choices("control") or []:
+        for architecture in self.architectures_of(task):
+            if get_architecture(architecture).mixes_samples:
+                return f"{architecture} normalises each sample by its batch"
+        for control in self.values("control", task):
             if get_auxiliary_task(control).mixes_samples:
                 return f"control {control!r} takes its targets from the rest of the batch"
-        if "standardized" in (self.choices("target_form") or []):
+        if "standardized" in self.values("target_form", task):
             return "target_form 'standardized' is over the batch"
         return None
 
     @property
     def is_enumerated(self) -> bool:
         """Whether all trials are listed and no sampler chooses any."""
-        return self.sampler in ENUMERATED
-
-    def layers(self, hidden_layers: int) -> tuple[Layer, ...]:
-        """The layers of the study's networks with this many hidden layers; the names do not depend on the width."""
-        width = min(self.choices("width") or [self.space.smallest("width")])
-        return layers_of(network_config(self, hidden_layers, width), get_task(self.task).shape.inputs)
-
-    def targets_within(self, hidden_layers: int) -> list[int | str]:
-        """The choices of target_depth that exist in a network with this many hidden layers."""
-        layers = self.layers(hidden_layers)
-        return [target for target in self.choices("target_depth") or [] if has_target(target, layers)]
-
-    def choices(self, name: str) -> list[Any] | None:
-        """The choices of a dimension: those of the design if only the design is run, else those of the space."""
-        if self.sampler != "design":
-            return self.space.choices(name)
-        of_blocks = [block.values(name) or self.space.fixed(name) for block in self.design]
-        return list(dict.fromkeys(value for values in of_blocks for value in values)) or self.space.choices(name)
-
-    def values(self, name: str) -> list[Any]:
-        """Every value of a dimension that is a list or a range of whole numbers."""
-        return self.choices(name) or self.space.values(name)
+        return self.sampler.is_enumerated
 
     @property
-    def protocol(self) -> dict[str, Any]:
-        """The settings that all trials of a study share. Results under two protocols are not one study."""
-        return self.model_dump(mode="json", exclude={"name", "question", "trials", "sampler", "space", "design"})
+    def tasks(self) -> tuple[str, ...]:
+        """The study's tasks."""
+        return tuple(self.task) if isinstance(self.task, list) else (self.task,)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The architectures of the study's networks."""
+        if len(self.tasks) > 1 and "architecture" not in self.model_fields_set:
+            return tuple(dict.fromkeys(chain.from_iterable(self.architectures_of(task) for task in self.tasks)))
+        given = self.architecture
+        return tuple(given) if isinstance(given, list) else (given,)
+
+    def architectures_of(self, task: str) -> tuple[str, ...]:
+        """The architectures of a task's networks: of several tasks, those of the study that take its inputs."""
+        if len(self.tasks) == 1:
+            return self.architectures
+        if "architecture" not in self.model_fields_set:
+            return (get_task(task).recipe.network.architecture,)
+        fitting = architectures_for(get_task(task).shape.inputs)
+        return tuple(architecture for architecture in self.architectures if architecture in fitting)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The fields that the study's trials are chosen by, each after those that it depends on."""
+        given = {*_ALWAYS, *self.space.names, *(name for block in self.design for name in block.names)}
+        if len(self.tasks) > 1:
+            given.add("task")
+        return tuple(name for name in ORDER if name in given)
+
+    @property
+    def free_names(self) -> tuple[str, ...]:
+        """The fields that are chosen after the task and the architecture."""
+        return tuple(name for name in self.names if name not in APART)
+
+    @cached_property
+    def varied(self) -> tuple[str, ...]:
+        """The fields in which the study's trials differ."""
+        return tuple(name for name in self.names if len(self.values(name)) > 1 or self.values(name) == [ANY])
+
+    def base(self, task: str, architecture: str) -> Values:
+        """The value of every field with this task and architecture, for a trial that is chosen by none."""
+        return self._bases[task, architecture]
+
+    @property
+    def bases(self) -> list[Values]:
+        """The value of every field with each task and architecture of the study."""
+        return list(self._bases.values())
+
+    @cached_property
+    def _bases(self) -> dict[tuple[str, str], Values]:
+        of_sections = {
+            field.name: getattr(getattr(self, field.section), field.key)
+            for field in FIELDS.values()
+            if field.section in SECTIONS and field.key in self.given(field.section)
+        }
+        return {
+            (task, architecture): recipe_values(task, architecture) | of_sections | {"split_seed": self.split_seed}
+            for task in self.tasks
+            for architecture in self.architectures_of(task)
+        }
+
+    def given(self, section: str) -> frozenset[str]:
+        """The fields of a section that are the same for all tasks; the others are from each task's recipe."""
+        model = getattr(self, section)
+        if len(self.tasks) == 1 or section not in SECTIONS_OF_RECIPES:
+            return frozenset(type(model).model_fields)
+        return frozenset(model.model_fields_set)
+
+    def training_of(self, task: str) -> TrainingConfig:
+        """The training of a task, where the space does not vary it."""
+        return self.training if len(self.tasks) == 1 else self._completed(get_task(task).recipe.training, "training")
+
+    def rlct_of(self, task: str) -> RlctConfig:
+        """The estimation of a task's rlct, where the space does not vary it."""
+        return self.rlct if len(self.tasks) == 1 else self._completed(get_task(task).recipe.rlct, "rlct")
+
+    def _completed(self, recipe: _Section, section: str) -> _Section:
+        given = getattr(self, section)
+        return recipe.model_copy(update={key: getattr(given, key) for key in self.given(section)})
+
+    def space_dimension(self, name: str, values: Values) -> Dimension:
+        """What the space allows a field, given the choices before it; a single value is a list of one."""
+        if name == "task":
+            return list(self.tasks)
+        if name == "architecture":
+            return list(self.architectures_of(values["task"]))
+        given = self.space.dimension(name, values["architecture"], values["task"])
+        if given is None and name == "aux_weight":
+            return DEFAULT_WEIGHTS
+        return [values[name]] if given is None else given
+
+    def dimension(self, name: str, values: Values) -> Dimension:
+        """What a field may be, given the choices before it: target 'any' is the layers of the network."""
+        dimension = self.space_dimension(name, values)
+        if name == TARGET and dimension == [ANY]:
+            return list(range(1, len(self.layers(values)) + 1))
+        return dimension
+
+    def values(self, name: str, task: str | None = None) -> list[Any]:
+        """Every value that a field may have in the study or with a task of it; of a range without steps, its ends."""
+        found: dict[Any, None] = {}
+        if self.sampler.name == "design":
+            for block in self.design:
+                of_block = [each for each in block.values("task") or self.tasks if task in (None, each)]
+                if of_block:
+                    found |= dict.fromkeys(block.values(name) or self._values_of_space(name, of_block))
+            return list(found) or self._values_of_space(name, self.tasks)
+        return self._values_of_space(name, self.tasks if task is None else [task])
+
+    def _values_of_space(self, name: str, tasks: Sequence[str]) -> list[Any]:
+        bases = [base for base in self.bases if base["task"] in tasks]
+        return list(dict.fromkeys(value for base in bases for value in _all(self.space_dimension(name, base))))
+
+    def _values_at(self, name: str, base: Values) -> list[Any]:
+        """Every value of a field with one architecture, those of a design among them."""
+        if self.sampler.name != "design":
+            return _all(self.space_dimension(name, base))
+        blocks = [
+            block
+            for block in self.design
+            if base["architecture"] in (block.values("architecture") or self.architectures)
+            and base["task"] in (block.values("task") or self.tasks)
+        ]
+        values = (block.values(name) or _all(self.space_dimension(name, base)) for block in blocks)
+        return list(dict.fromkeys(chain.from_iterable(values))) or _all(self.space_dimension(name, base))
+
+    def protocol(self, task: str) -> dict[str, Any]:
+        """The settings that all trials with one task share. Results under two protocols are not one study."""
+        sections = {"task": task, "training": self.training_of(task), "rlct": self.rlct_of(task)}
+        fields = self.model_copy(update=sections).model_dump(
+            mode="json",
+            exclude={"name", "question", "trials", "sampler", "space", "design", "replicates", "architecture"},
+        )
+        for name in self.names:
+            section, _, key = FIELDS[name].path.rpartition(".")
+            if FIELDS[name].role == "setting":
+                shared = fields[section] if section else fields
+                shared.pop(key, None)
+                if name not in self.varied:
+                    (shared[key],) = self.values(name, task)
+        return fields
+
+    @property
+    def varied_settings(self) -> list[str]:
+        """The settings, by path, in which trials of the study differ."""
+        return [FIELDS[name].path for name in self.varied if FIELDS[name].role == "setting"]
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(range(self.seed, self.seed + self.replicates))
 
-    def listed(self) -> Iterator[ListedTrial]:
+    def listed(self) -> Iterator[TrialConfig]:
         """The trials at the design points, or at the points of a grid: in order, each once.
 
         Points that no network can have are left out.
@@ -320,22 +601,91 @@ class StudySpec(Section):
         Raises:
             ValueError: a point lies outside the space, or omits a dimension that the space does not fix.
         """
-        return listed_trials(self)
+        return iter(self._listed)
 
-    def all_trials(self) -> list[ListedTrial] | None:
-        """Every different trial of the space; None if there are too many to list, or a range of weights."""
+    @cached_property
+    def _listed(self) -> tuple[TrialConfig, ...]:
+        return tuple(listed_trials(self))
+
+    def all_trials(self) -> list[TrialConfig] | None:
+        """Every different trial of the space; None if there are too many to list, or a range has no steps."""
         return all_trials(self)
 
-    def trial_config(self, point: Point) -> TrialConfig | None:
-        """The trial at a point; None if the network does not have the target.
+    def layers(self, values: Values) -> tuple[Layer, ...]:
+        """The layers of the network with these values.
 
         Raises:
-            ConfigError: the network does not exist, or the control does not take this strength.
+            ConfigError: the network does not exist.
         """
-        return trial_config(self, point)
+        return layers_of(network_of(values), get_task(values["task"]).shape.inputs)
 
-    def trial_key(self, point: Point, data_digest: str) -> str:
-        """The key of the trial at a point whose target the network has."""
-        config = self.trial_config(point)
-        assert config is not None, f"no network of the study has the target of {point}"
-        return config.key(data_digest)
+    def make_trial(self, values: Values) -> TrialConfig | None:
+        """The trial with these values of all fields; None if the network does not have the target.
+
+        Raises:
+            ConfigError: the network does not exist, or two values contradict each other.
+        """
+        try:
+            return make_completed(values, self.seeds)
+        except ValidationError as error:
+            # This runs within a validation, in which an error of pydantic's would be taken apart.
+            details = error.errors()[0]
+            path = "".join(f"{part}: " for part in details["loc"][-1:]) or "space: some choices contradict each other: "
+            raise ConfigError(f"{path}{details['msg'].removeprefix('Value error, ')}") from error
+
+
+def _network(values: Values) -> NetworkConfig:
+    """The network with these values; an error names the field of the space."""
+    try:
+        return network_of(values)
+    except ValidationError as error:
+        details = error.errors()[0]
+        name = str(details["loc"][-1])
+        message = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        raise ConfigError(f"space.{name}: {message}, got {values[name]!r}") from error
+
+
+def _spread(values: list[Any], most: int) -> list[Any]:
+    """At most about so many of the values, evenly spread, the first and the last among them."""
+    stride = -(-len(values) // most)
+    return values if stride == 1 else [*values[::stride], values[-1]]
+
+
+def count(lists: Sequence[Sequence[Any]]) -> int:
+    """Number of combinations of an element of each list."""
+    total = 1
+    for each in lists:
+        total *= len(each)
+    return total
+
+
+def _all(dimension: Dimension) -> list[Any]:
+    """The values of a dimension; of a range without steps, its ends."""
+    if not isinstance(dimension, Range):
+        return dimension
+    listed = dimension.listed()
+    return [dimension.low, dimension.high] if listed is None else listed
+
+
+def _ends(dimension: Dimension) -> list[Any]:
+    """The values of a dimension that are checked: of numbers, the smallest and the largest."""
+    if isinstance(dimension, Range):
+        return [dimension.low, dimension.high]
+    numbers = _numbers(dimension)
+    if len(numbers) < len(dimension) or len(numbers) < 3:
+        return dimension
+    return [min(numbers), max(numbers)]
+
+
+def _numbers(values: Sequence[Any]) -> list[Any]:
+    return [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+
+
+def _check_given_once(space: Mapping[Any, Any], raw: Mapping[str, Any]) -> None:
+    for name in space:
+        section, _, key = FIELDS[name].path.rpartition(".") if name in FIELDS else ("", "", "")
+        given = raw.get(section)
+        if section in SECTIONS and isinstance(given, Mapping) and key in given:
+            raise ValueError(f"space.{name}: {section}.{key} is given too. Give it once")
+        if name == "split_seed" and name in raw:
+            raise ValueError("space.split_seed: split_seed is given too. Give it once")

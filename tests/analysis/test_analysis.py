@@ -45,12 +45,13 @@ def test_the_tidy_table_has_a_row_per_replicate_with_every_value(record: StudyRe
     assert len(table) == len(WEIGHTS) * 4
     assert table.groupby("aux_weight")["seed"].apply(list).tolist() == [[0, 1, 2, 3]] * len(WEIGHTS)
     spec = sweep_spec(weights=WEIGHTS)
-    for point, config in spec.listed():
-        rows = table[table["aux_weight"] == point.aux_weight]
+    for config in spec.listed():
+        weight = config.self_model.aux_weight
+        rows = table[table["aux_weight"] == weight]
         for _, row in rows.iterrows():
             assert row["rlct"] == pytest.approx(falling(config, row["replicate"])["rlct"])
             assert row["learning_rate"] == config.training.learning_rate
-            assert row["target"] == ("none" if point.aux_weight == 0 else "1")
+            assert row["target"] == ("none" if weight == 0 else "1")
 
 
 def test_the_trial_table_has_means_standard_errors_and_intervals(record: StudyRecord) -> None:

@@ -81,7 +81,7 @@ def write_trials(record: RecordWriter, spec: StudySpec, values: Values, folder: 
     record.open_study(spec, DIGEST)
     folder.mkdir(exist_ok=True)
     (folder / "history.parquet").write_bytes(b"made up")
-    for _, config in spec.listed():
+    for config in spec.listed():
         key = config.key(DIGEST)
         outcome = make_outcome(config, values)
         record.start_trial(key, config)

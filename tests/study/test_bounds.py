@@ -6,8 +6,8 @@ import pytest
 
 from study.errors import StudyError
 from study.spec import build_spec
-from study.spec.points import MOST_LISTED
 from study.spec.study import MOST_CHECKED
+from study.spec.trials import MOST_LISTED
 from tests.study.wild import nested
 from trainables.config import MOST_EPOCHS
 
@@ -75,7 +75,7 @@ def up_to(number: int) -> list[int]:
         ),
         (BASE | {"x" * 10**6: 1}, r"xxx … xxx|xxx.*: no such field"),
         (BASE | {"space": {"width": nested(5000)}}, r"space.width"),
-        (BASE | {"task": nested(5000)}, r"task: should be a valid string"),
+        (BASE | {"task": nested(5000)}, r"task\[0\]: should be a valid string"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )

@@ -56,7 +56,7 @@ def test_the_plan_of_listed_trials_names_controls_and_the_options_that_are_not_t
         "trials 4, the design points",
         "control one of none, dropout",
         "aux_weight one of 0, 5, 0.5",
-        "head one of widened, separate",
+        "head one of widened, separate (where something is predicted)",
         "target_depth last",
         "to run 4 trials",
     ):

@@ -27,7 +27,7 @@ def design_of(*blocks: dict[str, Any], **space: Any) -> list[TrialConfig]:
 
 def configs_of(spec: StudySpec) -> list[TrialConfig]:
     """The trials that the study lists."""
-    configs = [config for _, config in spec.listed()]
+    configs = list(spec.listed())
     assert len({config.key("data") for config in configs}) == len(configs), "no trial twice"
     return configs
 

@@ -78,7 +78,7 @@ def test_the_status_of_a_study_that_ended_has_its_counts_its_best_and_why_trials
     assert code == 0
     assert (seen["study"], seen["question"]) == ("small", "Does it fail?")
     assert (seen["state"], seen["driver"]) == ("failed", None)
-    assert seen["trials"] == {"total": 3, "finished": 2, "failed": 1, "running": 0, "to_run": 0}
+    assert seen["trials"] == {"total": 3, "finished": 2, "failed": 1, "running": 0, "to_run": 0, "to_grow": 0}
     (broken,) = seen["failed"]
     assert broken["name"] == "1x8 aux 1 target 1"
     assert broken["host"]
@@ -187,7 +187,7 @@ def test_list_and_status_of_a_store_without_studies_of_two_that_died_and_of_one_
         RecordWriter(stores, name).open_study(sweep_spec(name=name, weights=(0, 1)), DIGEST, trials=2)
     RecordWriter(stores, "not-begun").begin()
     record, spec = RecordWriter(stores, "third"), sweep_spec(name="third", weights=(0, 1))
-    (first, second) = [config for _, config in spec.listed()]
+    (first, second) = list(spec.listed())
     record.begin()
     with record.held():
         record.open_study(spec, DIGEST, trials=2)
@@ -207,7 +207,7 @@ def test_list_and_status_of_a_store_without_studies_of_two_that_died_and_of_one_
     ]
     assert seen["state"] == "running"
     assert seen["driver"]["command"] == "study/run.py third"
-    assert seen["trials"] == {"total": 2, "finished": 1, "failed": 0, "running": 1, "to_run": 0}
+    assert seen["trials"] == {"total": 2, "finished": 1, "failed": 0, "running": 1, "to_run": 0, "to_grow": 0}
     (running,) = seen["running"]
     assert (running["number"], running["stage"], running["host"]) == (2, "epoch 7/60", "node-7")
     assert seen["trials_per_hour"] > 0

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,14 +26,14 @@ from rich.console import Console
 from study.commands.run import main
 from study.commands.views.progress import StudyProgress
 from study.engine.execute import Execution, execute
-from study.engine.plan import Plan, make_plan
+from study.engine.plan import make_plan
 from study.engine.resources import Resources
-from study.engine.runner import Runner
+from study.engine.runner import Runner, StudyData
 from study.engine.runners import RUNNERS, make_runner
 from study.errors import StudyError
+from study.record.reader import RecordReader
 from study.record.stores import Stores
 from study.record.writer import RecordWriter
-from study.search.store import open_storage, reconcile
 from study.spec import build_spec, read_study
 from tests.study.conftest import RayCluster
 from trainables.checkpoint import load_checkpoint
@@ -314,7 +314,7 @@ def test_the_resolved_spec_is_a_study_file_for_the_same_trials(story: Story, dig
     (study,) = folder.runs("tags.level = 'study'")
     spec_file = Path(folder.client.download_artifacts(study.info.run_id, "spec.yaml"))
     spec = build_spec(read_study(str(spec_file)), str(spec_file))
-    plan = make_plan(spec, digits, RecordWriter(Stores.under(folder.path / "runs"), spec.name))
+    plan = make_plan(spec, [digits], RecordWriter(Stores.under(folder.path / "runs"), spec.name))
     assert (plan.done, plan.remaining) == (TRIALS, 0)
 
 
@@ -340,9 +340,9 @@ def test_the_same_command_runs_nothing_and_more_trials_run_only_the_new_ones(
 def test_other_settings_under_the_same_name_are_refused_before_ray_starts(
     story: Story,
 ) -> None:
-    refused = story.folder.run_here("--replicates", "3")
+    refused = story.folder.run_here("--training.batch_size", "31")
     assert refused.code == 2
-    assert "replicates: 2 then, 3 now" in refused.err
+    assert re.search(r"training.batch_size: \d+ then, 31 now", refused.err)
     assert "starting Ray" not in refused.out
 
 
@@ -356,7 +356,7 @@ def test_failed_trials_are_reported_recorded_and_do_not_stop_the_others(
     other = TaskData("other", 10, digits.train_inputs, digits.train_labels, digits.test_inputs, digits.test_labels)
     stores = Stores.under(tmp_path / "runs")
     record = RecordWriter(stores, spec.name)
-    plan = Plan(spec, other, other.digest(), {})
+    plan = replace(make_plan(spec, [digits], None), data={"digits": StudyData(other, other.digest())})
     runner = runner_of(kind, stores, spec.name, ray_cluster)
     with StudyProgress(plan, Console(file=io.StringIO())) as progress:
         assert execute(plan, record, runner, progress) == Execution(finished=0, failed=2, interrupted=False)
@@ -386,7 +386,7 @@ def test_a_record_that_fails_stops_the_study_and_loses_nothing(
     raw = {"task": "digits", "name": "lost", "replicates": 1, "sampler": "grid", "space": {"width": 8}}
     spec = build_spec(raw | {"training": {"epochs": 1}, "rlct": {"draws": 8}, "observer": {"epochs": 0}}, "lost")
     stores = Stores.under(tmp_path / "runs")
-    plan = Plan(spec, digits, digits.digest(), {})
+    plan = make_plan(spec, [digits], None)
     runner = runner_of(kind, stores, spec.name, ray_cluster)
     with (
         pytest.raises(StudyError, match="the record is gone"),
@@ -402,9 +402,9 @@ def test_a_record_that_fails_stops_the_study_and_loses_nothing(
     # Every trial complete in Optuna is in the record.
     study = optuna.load_study(study_name="lost", storage=stores.optuna_url)
     assert TrialState.COMPLETE not in {trial.state for trial in study.trials}
-    again = reconcile(spec, open_storage(stores.optuna_url), {})
+    again = {trial.key for trial in RecordReader(stores, spec.name).trials()}
     assert len(again) > 0
-    assert set(again) <= {trial.point for trial in plan.listed}
+    assert again <= {trial.key for trial in plan.listed}
 
 
 def test_the_entry_point_works_by_itself_in_another_folder(story: Story) -> None:

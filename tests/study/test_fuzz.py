@@ -11,7 +11,7 @@ from study.commands.options import parse_options
 from study.errors import StudyError
 from study.shown import plain
 from study.spec import StudySpec, build_spec, read_study
-from study.spec.points import MOST_LISTED
+from study.spec.trials import MOST_LISTED
 from tests.study.wild import command_lines, spacious_studies, studies, yaml_files
 
 # The same examples every time, so that a failure is one of the change at hand.

@@ -358,7 +358,7 @@ def test_a_local_study_is_locked_and_the_kernel_frees_the_lock_of_a_killed_drive
 
 def test_a_writer_that_lost_its_lease_does_not_write(record: RecordWriter, tmp_path: Path) -> None:
     spec = sweep_spec(weights=(0, 1))
-    config = next(config for _, config in spec.listed())
+    config = next(config for config in spec.listed())
     with record.held() as lease:
         record.open_study(spec, DIGEST)
         # As another driver does that takes over.

@@ -7,8 +7,9 @@ from study.commands.help import SECTIONS
 from study.commands.options import Options, parse_options
 from study.errors import StudyError
 from study.spec import StudySpec
-from study.spec.dimensions import SEARCHED, DesignPoints, IntRange, WeightRange
 from study.spec.explain import field_paths
+from study.spec.ranges import Range, WeightRange
+from trainables.fields import FIELDS
 
 
 def parse(*arguments: str) -> Options:
@@ -36,11 +37,15 @@ def test_any_field_can_be_set_and_the_rest_stays_as_the_study_has_it() -> None:
         (["--space.aux_weight", "[0, 1]"], [0, 1]),
         (["--space.aux_weight", "0,1"], [0, 1]),
         (["--space.aux_weight", "0"], 0),
-        (["--space.aux_weight", '{"low": 1, "high": 9}'], WeightRange(low=1, high=9)),
+        (
+            ["--space.aux_weight", '{"low": 1, "high": 9}'],
+            {"low": 1, "high": 9, "log": True, "step": None, "baseline": True},
+        ),
     ],
 )
 def test_a_dimension_is_a_value_a_list_or_a_range(arguments: list[str], expected: object) -> None:
-    assert parse("quickstart", "--design", "[]", "--trials", "5", *arguments).spec.space.aux_weight == expected
+    spec = parse("quickstart", "--design", "[]", "--trials", "5", *arguments).spec
+    assert spec.model_dump()["space"]["aux_weight"] == expected
 
 
 def test_words_lists_and_none_reach_the_spec() -> None:
@@ -70,7 +75,7 @@ def test_words_lists_and_none_reach_the_spec() -> None:
     assert spec.objectives == {"rlct": "minimize"}
     assert spec.training.nesterov is False
     assert spec.rlct.nbeta == "dataset"
-    assert isinstance(parse().spec.space.hidden_layers, IntRange)
+    assert isinstance(parse().spec.space.hidden_layers, Range)
 
 
 def test_controls_options_and_the_observer_reach_the_spec() -> None:
@@ -101,11 +106,11 @@ def test_controls_options_and_the_observer_reach_the_spec() -> None:
 def test_a_design_alone_can_be_given_on_the_command_line() -> None:
     blocks = '[{"control": "dropout", "aux_weight": [0.1, 0.5]}, {"aux_weight": 1, "target_depth": "hidden1"}]'
     arguments = ["mnist", "--sampler", "design", "--space.width", "8", "--space.aux_weight", "0", "--design", blocks]
-    points = [point for point, _ in parse(*arguments).spec.listed()]
-    assert [(point.control, point.aux_weight, point.target_depth) for point in points] == [
-        ("dropout", 0.1, "last"),
-        ("dropout", 0.5, "last"),
-        ("none", 1, "hidden1"),
+    models = [trial.self_model for trial in parse(*arguments).spec.listed()]
+    assert [(model.control, model.aux_weight, model.target_depths) for model in models] == [
+        ("dropout", 0.1, ()),
+        ("dropout", 0.5, ()),
+        ("none", 1, (1,)),
     ]
 
 
@@ -225,7 +230,7 @@ def test_help_fits_a_screen_and_names_every_section(capsys: pytest.CaptureFixtur
     ("section", "options", "others"),
     [
         ("study", ["--replicates", "--objectives", "--plan"], ["--space.width", "--training.epochs", "--store"]),
-        ("space", ["--space.width", "RANGE of whole numbers"], ["--replicates", "--training.epochs"]),
+        ("space", ["--space.width", "RANGE of aux_weight"], ["--replicates", "--training.epochs"]),
         ("training", ["--training.epochs", "(mnist: 50)"], ["--rlct.draws", "--replicates"]),
         ("rlct", ["--rlct.draws", "(mnist: 1000)"], ["--training.epochs"]),
         ("observer", ["--observer.epochs"], ["--training.epochs"]),
@@ -266,12 +271,12 @@ def test_all_help_documents_every_field_with_its_value_in_the_study(capsys: pyte
     text = help_of(capsys, "mnist", "--help-all")
     sections = ("space", "training", "rlct", "observer")
     for path in field_paths(StudySpec):
-        if path not in sections and not path.startswith(("design.", "space.")):
+        if path not in sections and not path.startswith(("design.", "space.", "sampler.")):
             assert f"--{path} " in text, path
-    for dimension in SEARCHED:
-        assert f"--space.{dimension} " in text
+    for name in FIELDS:
+        assert name == "task" or f"--space.{name} " in text
     flowing = " ".join(text.split())
-    for model in (DesignPoints, IntRange, WeightRange):
+    for model in (Range, WeightRange):
         for name, field in model.model_fields.items():
             assert f"{name} {field.description}" in flowing
     assert "(mnist: 512)" in flowing

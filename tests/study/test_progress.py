@@ -8,6 +8,7 @@ from rich.console import Console
 from study.commands.views.durations import format_seconds
 from study.commands.views.progress import StudyProgress
 from study.engine.plan import Plan
+from study.engine.runner import StudyData
 from study.search.search import Suggestion
 from study.spec import StudySpec
 from tests.study.synthetic import falling, make_outcome, sweep_spec
@@ -28,7 +29,7 @@ def trials_of(plan: Plan) -> list[Suggestion]:
 def test_on_a_terminal_it_shows_counts_running_trials_the_best_and_the_time_left(
     spec: StudySpec, digits: TaskData, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan(spec, digits, "digest", {})
+    plan = Plan(spec, {"digits": StudyData(digits, "digest")}, {})
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120, color_system=None)
     with StudyProgress(plan, console) as progress:
@@ -51,7 +52,7 @@ def test_on_a_terminal_it_shows_counts_running_trials_the_best_and_the_time_left
 
 
 def test_a_collapsed_trial_is_marked_and_never_the_best(spec: StudySpec, digits: TaskData) -> None:
-    plan = Plan(spec, digits, "digest", {})
+    plan = Plan(spec, {"digits": StudyData(digits, "digest")}, {})
     lines = io.StringIO()
     with StudyProgress(plan, Console(file=lines)) as progress:
         for trial, status in zip(trials_of(plan), ("collapsed", "ok", "diverged", "ok"), strict=True):
@@ -66,7 +67,7 @@ def test_a_collapsed_trial_is_marked_and_never_the_best(spec: StudySpec, digits:
 
 
 def test_an_unusable_rlct_is_never_the_best(spec: StudySpec, digits: TaskData) -> None:
-    plan = Plan(spec, digits, "digest", {})
+    plan = Plan(spec, {"digits": StudyData(digits, "digest")}, {})
     lines = io.StringIO()
 
     def values(config: TrialConfig, index: int) -> dict[str, float]:
@@ -83,7 +84,7 @@ def test_an_unusable_rlct_is_never_the_best(spec: StudySpec, digits: TaskData) -
 
 
 def test_the_time_left_is_that_of_the_work_left_side_by_side(spec: StudySpec, digits: TaskData) -> None:
-    plan = Plan(spec, digits, "digest", {})
+    plan = Plan(spec, {"digits": StudyData(digits, "digest")}, {})
     lines = io.StringIO()
     first, second, *_ = trials_of(plan)
     with StudyProgress(plan, Console(file=lines)) as progress:
@@ -99,7 +100,7 @@ def test_the_time_left_is_that_of_the_work_left_side_by_side(spec: StudySpec, di
 def test_a_file_hears_of_running_trials_while_none_ends(
     spec: StudySpec, digits: TaskData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = Plan(spec, digits, "digest", {})
+    plan = Plan(spec, {"digits": StudyData(digits, "digest")}, {})
     lines = io.StringIO()
     first, second, *_ = trials_of(plan)
     with StudyProgress(plan, Console(file=lines), "starting Ray …") as progress:

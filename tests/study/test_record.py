@@ -1,6 +1,7 @@
 """The MLflow record, on SQLite and on a real MLflow server."""
 
 import contextlib
+import json
 import math
 import os
 import re
@@ -123,9 +124,10 @@ def test_the_record_is_the_documented_one(stores: Stores, tmp_path: Path, study_
 
     trial = next(run for run in by_level["trial"] if run.data.params["aux_weight"] == "5.0")
     assert trial.data.tags["mlflow.parentRunId"] == study_run.info.run_id
-    config = next(config for _, config in spec.listed() if config.self_model.aux_weight == 5)
+    config = next(config for config in spec.listed() if config.self_model.aux_weight == 5)
     assert trial.data.params == {name: str(value) for name, value in config.flat().items()}
     assert {"trial_key", "task", "status_detail", "rlct_verdict", "git_commit"} <= trial.data.tags.keys()
+    assert trial.data.tags["seeds"] == "[0, 1, 2, 3]"
     for name in (name for measure in MEASURES.values() for name in measure.names(config.layers)):
         assert name in trial.data.metrics
         assert f"{name}_se" in trial.data.metrics
@@ -140,6 +142,7 @@ def test_the_record_is_the_documented_one(stores: Stores, tmp_path: Path, study_
     assert sorted(run.data.params["seed"] for run in replicates) == ["0", "1", "2", "3"]
     for run in replicates:
         index = int(run.data.tags["replicate"])
+        assert run.data.tags["replicate_key"] == config.replicate_key(int(run.data.params["seed"]), DIGEST)
         assert run.data.metrics["rlct"] == pytest.approx(rlct[index])
         assert {"trial_key", "status_detail", "rlct_verdict"} <= run.data.tags.keys()
 
@@ -148,7 +151,7 @@ def test_only_a_trial_that_was_closed_counts_as_finished(stores: Stores, study_n
     spec = sweep_spec(name=study_name, weights=(0, 5))
     record = RecordWriter(stores, spec.name)
     record.open_study(spec, DIGEST)
-    _, config = next(spec.listed())
+    config = next(spec.listed())
     key = config.key(DIGEST)
     record.start_trial(key, config)
     assert record.finished() == {}
@@ -163,7 +166,7 @@ def test_a_failed_trial_keeps_its_reason(stores: Stores, study_name: str) -> Non
     spec = sweep_spec(name=study_name, weights=(0, 5))
     record = RecordWriter(stores, spec.name)
     record.open_study(spec, DIGEST)
-    _, config = next(spec.listed())
+    config = next(spec.listed())
     record.start_trial("some-key", config)
     record.fail_trial("some-key", "Traceback: no memory left")
     (run,) = runs_of(stores, spec.name, "tags.level = 'trial'")
@@ -201,9 +204,19 @@ def test_a_study_that_goes_on_with_other_settings_is_refused_with_what_differs(b
     other = build_spec(spec.model_dump() | {"trials": None, "replicates": 7, "training": {"epochs": 9}}, "other")
     with pytest.raises(StudyError, match="begun with other settings") as caught:
         RecordWriter(begun, spec.name).check_protocol(other, DIGEST)
-    assert "replicates: 4 then, 7 now" in str(caught.value)
+    assert "replicates" not in str(caught.value), "they can be added"
     assert "training.epochs: 60 then, 9 now" in str(caught.value)
     assert "--name made-up-2" in str(caught.value)
+
+
+def test_a_setting_that_a_record_does_not_have_counts_as_its_default(begun: Stores) -> None:
+    spec = sweep_spec()
+    stored = study.record.protocol.protocol_of(spec, DIGEST)
+    for name in ("training.augment", "rlct.seed", "split_seed"):
+        del stored[name]
+    assert study.record.protocol.differences(json.dumps(stored), spec, DIGEST) == []
+    other = build_spec(spec.model_dump() | {"trials": None, "rlct": {"seed": 3}}, "other")
+    assert "rlct.seed: 0 then, 3 now" in study.record.protocol.differences(json.dumps(stored), other, DIGEST)
 
 
 def test_a_study_may_grow_by_weights_and_change_its_question(begun: Stores) -> None:

@@ -16,6 +16,7 @@ from study.engine import local
 from study.engine.execute import Execution, execute
 from study.engine.plan import make_plan
 from study.engine.resources import Resources
+from study.engine.runner import RunTrial
 from study.engine.runners import RUNNERS, make_runner
 from study.errors import StudyError
 from study.record.outcome import Outcome
@@ -47,16 +48,16 @@ class Heard:
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
 
-    def started(self, trial: Suggestion) -> None:
+    def started(self, trial: RunTrial) -> None:
         self.events.append(("started", trial.key))
 
-    def advanced(self, trial: Suggestion, stage: str) -> None:
+    def advanced(self, trial: RunTrial, stage: str) -> None:
         self.events.append(("advanced", trial.key))
 
-    def finished(self, trial: Suggestion, outcome: Outcome) -> None:
+    def finished(self, trial: RunTrial, outcome: Outcome) -> None:
         self.events.append(("finished", trial.key))
 
-    def failed(self, trial: Suggestion, reason: str) -> None:
+    def failed(self, trial: RunTrial, reason: str) -> None:
         self.events.append(("failed", trial.key))
 
 
@@ -73,7 +74,7 @@ def ran(
     ran = {}
     for kind in RUNNERS:
         stores = Stores.under(tmp_path_factory.mktemp(kind))
-        plan = make_plan(spec, digits, None)
+        plan = make_plan(spec, [digits], None)
         address = ray_cluster.address if kind == "ray" else None
         heard = Heard()
         runner = make_runner(kind, Resources(address), stores, spec.name)
@@ -139,17 +140,17 @@ def test_an_interrupt_ends_the_local_runner_and_keeps_what_has_finished(
     stores = Stores.under(tmp_path)
 
     class Interrupting(Heard):
-        def finished(self, trial: Suggestion, outcome: Outcome) -> None:
+        def finished(self, trial: RunTrial, outcome: Outcome) -> None:
             raise KeyboardInterrupt
 
     runner = make_runner("local", Resources(), stores, spec.name)
-    execution = execute(make_plan(spec, digits, None), RecordWriter(stores, spec.name), runner, Interrupting())
+    execution = execute(make_plan(spec, [digits], None), RecordWriter(stores, spec.name), runner, Interrupting())
     assert execution == Execution(finished=1, failed=0, interrupted=True)
     record = RecordWriter(stores, spec.name)
     assert len(record.finished()) == 1
     (study,) = runs_of(stores, "small", "tags.level = 'study'")
     assert study.info.status == "KILLED"
-    rest = execute(make_plan(spec, digits, record), record, runner, Heard())
+    rest = execute(make_plan(spec, [digits], record), record, runner, Heard())
     assert rest == Execution(finished=2, failed=0, interrupted=False)
 
 
@@ -166,11 +167,11 @@ def test_a_trial_that_the_record_has_and_optuna_could_not_be_told_of_gets_its_va
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Search, "tell", locked)
         with pytest.raises(StudyError, match="the database is locked"):
-            execute(make_plan(spec, digits, None), RecordWriter(stores, spec.name), runner, Heard())
+            execute(make_plan(spec, [digits], None), RecordWriter(stores, spec.name), runner, Heard())
     record = RecordWriter(stores, spec.name)
     (key,) = record.finished()
     execution = execute(
-        make_plan(spec, digits, record), record, make_runner("local", Resources(), stores, spec.name), Heard()
+        make_plan(spec, [digits], record), record, make_runner("local", Resources(), stores, spec.name), Heard()
     )
     assert execution == Execution(finished=2, failed=0, interrupted=False)
     study = optuna.load_study(study_name="small", storage=stores.optuna_url)
@@ -187,12 +188,12 @@ def test_an_interrupt_is_told_as_one_even_where_the_record_cannot_be_closed(
             raise StudyError("the record is gone")
 
     class Interrupting(Heard):
-        def started(self, trial: Suggestion) -> None:
+        def started(self, trial: RunTrial) -> None:
             raise KeyboardInterrupt
 
     stores = Stores.under(tmp_path)
     runner = make_runner("local", Resources(), stores, spec.name)
-    execution = execute(make_plan(spec, digits, None), Gone(stores, spec.name), runner, Interrupting())
+    execution = execute(make_plan(spec, [digits], None), Gone(stores, spec.name), runner, Interrupting())
     assert execution == Execution(finished=0, failed=0, interrupted=True)
 
 
@@ -201,7 +202,7 @@ def test_what_another_driver_has_finished_since_the_plan_was_made_is_not_run_aga
 ) -> None:
     stores, _, _ = ran["local"]
     # As it was before the other driver began.
-    outdated = make_plan(spec, digits, None)
+    outdated = make_plan(spec, [digits], None)
     heard = Heard()
     runner = make_runner("local", Resources(), stores, spec.name)
     assert execute(outdated, RecordWriter(stores, spec.name), runner, heard) == Execution(0, 0, interrupted=False)
@@ -215,7 +216,7 @@ def test_a_study_that_is_held_is_refused_before_the_runner_connects(
     runner = make_runner("local", Resources(), stores, spec.name)
     monkeypatch.setattr(runner, "connected", lambda: pytest.fail("the runner was connected"))
     with RecordWriter(stores, spec.name).held(), pytest.raises(StudyError, match="'small' is held by"):
-        execute(make_plan(spec, digits, None), RecordWriter(stores, spec.name), runner, Heard())
+        execute(make_plan(spec, [digits], None), RecordWriter(stores, spec.name), runner, Heard())
 
 
 def test_the_local_runner_works_where_there_is_no_ray(tmp_path: Path) -> None:
@@ -276,5 +277,5 @@ def test_a_ledger_that_cannot_write_ends_the_local_run_at_once(
     heard = Heard()
     runner = local.LocalRunner(Resources())
     with pytest.raises(StudyError, match="the disk is full"):
-        execute(make_plan(spec, digits, None), Full(stores, spec.name), runner, heard)
+        execute(make_plan(spec, [digits], None), Full(stores, spec.name), runner, heard)
     assert [event for event, _ in heard.events] == ["started"]

@@ -1,4 +1,4 @@
-"""Points of the space as Optuna parameters, and back."""
+"""Trials of a study as parameters of Optuna, and choices of Optuna's as trials."""
 
 import warnings
 from typing import Any
@@ -7,12 +7,14 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.distributions import check_distribution_compatibility
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.samplers import RandomSampler
 
-from study.search.parameters import distributions, point_as_params, suggest_point
-from study.spec import Point, StudySpec, build_spec
+from study.search.parameters import Parameters, baseline_of, parameters_of, suggest_trial
+from study.spec import StudySpec, build_spec
 from trainables.auxiliary import AUXILIARY_TASKS
+from trainables.targets import target_depths
+from trainables.trial import TrialConfig
 
 TARGETS = {1: 1, 2: 2, "last": 1, "all": 1, "1+2": 2, "hidden1": 1, "hidden2": 2, "hidden1+hidden3": 3}
 
@@ -76,49 +78,94 @@ def make_spec(**fields: Any) -> StudySpec:
     return build_spec({"name": "any", "task": "digits"} | fields, "any")
 
 
-def chosen_by(params: dict[str, Any], spec: StudySpec) -> Point:
-    """The point that Optuna's parameters choose; a value outside its distribution is an error."""
+def chosen_by(parameters: Parameters, spec: StudySpec) -> TrialConfig:
+    """The trial that Optuna's parameters choose; a value outside its distribution is an error."""
+    fixed = optuna.trial.FixedTrial({name: value for name, (value, _) in parameters.items()})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return suggest_point(optuna.trial.FixedTrial(params), spec)
+        config = suggest_trial(fixed, spec)
+    assert fixed.distributions == distributions_of(parameters)
+    return config
+
+
+def distributions_of(parameters: Parameters) -> dict[str, BaseDistribution]:
+    return {name: distribution for name, (_, distribution) in parameters.items()}
+
+
+def other_names(trial: optuna.Trial, config: TrialConfig) -> set[str]:
+    """The choices by which the trial goes under another name: a control of strength 0 is the baseline, 'none'."""
+    return {"control"} if trial.params.get("control", config.self_model.control) != config.self_model.control else set()
 
 
 @settings(max_examples=60, deadline=None)
 @given(spec=listed_studies())
-def test_the_parameters_of_a_listed_point_choose_its_trial(spec: StudySpec) -> None:
-    for point, _ in spec.listed():
-        assert spec.trial_config(chosen_by(point_as_params(point, spec), spec)) == spec.trial_config(point)
+def test_the_parameters_of_a_listed_trial_are_its_values_and_lie_in_their_distributions(spec: StudySpec) -> None:
+    trials = list(spec.listed())
+    for config in trials:
+        flat = config.flat()
+        for name, (value, distribution) in parameters_of(spec, config).items():
+            assert distribution._contains(distribution.to_internal_repr(value))
+            if name == "target_depth":
+                assert target_depths(value, config.layers) == config.self_model.target_depths
+            else:
+                assert value == flat[name]
+
+
+@settings(max_examples=60, deadline=None)
+@given(spec=listed_studies())
+def test_different_listed_trials_have_different_parameters(spec: StudySpec) -> None:
+    trials = list(spec.listed())
+    values = [
+        {name: value for name, (value, _) in parameters_of(spec, config).items()}
+        | {"depths": config.self_model.target_depths}
+        for config in trials
+    ]
+    assert all(values.count(each) == 1 for each in values)
 
 
 @settings(max_examples=60, deadline=None)
 @given(spec=searched_studies(), seed=st.integers(0, 1000))
-def test_the_parameters_of_a_sampled_point_choose_it_again(spec: StudySpec, seed: int) -> None:
+def test_the_parameters_of_a_sampled_trial_are_those_that_chose_it_and_choose_it_again(
+    spec: StudySpec, seed: int
+) -> None:
     trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
-    point = suggest_point(trial, spec)
-    params = point_as_params(point, spec)
-    assert trial.params.items() <= params.items(), "Optuna chose the values of the point"
-    assert chosen_by(params, spec) == point
-    assert spec.trial_config(point) is not None, "the search chooses only targets that exist"
+    config = suggest_trial(trial, spec)
+    parameters = parameters_of(spec, config)
+    values = {name: value for name, (value, _) in parameters.items()}
+    # A layer may have several names, of which one is its parameter: 1, 'hidden1'.
+    ambiguous = {name for name in trial.params if name.startswith("target_depth")} | other_names(trial, config)
+    assert {name: value for name, value in trial.params.items() if name not in ambiguous} == {
+        name: value for name, value in values.items() if name not in ambiguous
+    }
+    if not other_names(trial, config):
+        assert trial.distributions == distributions_of(parameters)
+        assert chosen_by(parameters, spec) == config
 
 
 @settings(max_examples=30, deadline=None)
-@given(spec=listed_studies())
-def test_the_parameters_of_listed_points_are_known_beforehand_and_the_same_at_every_point(spec: StudySpec) -> None:
-    known = distributions(spec)
-    study = optuna.create_study(sampler=RandomSampler(seed=0))
-    for point, _ in spec.listed():
-        study.enqueue_trial(point_as_params(point, spec))
+@given(spec=searched_studies(), seed=st.integers(0, 1000))
+def test_a_baseline_that_is_taken_is_not_offered_again(spec: StudySpec, seed: int) -> None:
+    study = optuna.create_study(sampler=RandomSampler(seed=seed))
+    taken: set[str] = set()
+    for _ in range(8):
         trial = study.ask()
-        suggest_point(trial, spec)
-        assert trial.distributions.items() <= known.items()
+        config = suggest_trial(trial, spec, lambda baseline: baseline.key("") in taken)
+        parameters = parameters_of(spec, config, baseline_of(config).key("") in taken)
+        for name in other_names(trial, config):
+            parameters[name] = (trial.params[name], trial.distributions[name])
+        assert trial.distributions == distributions_of(parameters)
+        if "self_modeling" in trial.params:
+            assert trial.params["self_modeling"] or config.key("") not in taken
+        taken.add(config.key(""))
 
 
 @settings(max_examples=30, deadline=None)
 @given(spec=searched_studies(), seed=st.integers(0, 1000))
-def test_the_parameters_of_a_search_have_the_same_distributions_in_every_trial(spec: StudySpec, seed: int) -> None:
-    known = distributions(spec)
-    trial = optuna.create_study(sampler=RandomSampler(seed=seed)).ask()
-    suggest_point(trial, spec)
-    for name, distribution in trial.distributions.items():
-        # A parameter that occurs once in a hundred trials may be unknown.
-        check_distribution_compatibility(known.get(name, distribution), distribution)
+def test_a_parameter_of_choices_has_the_same_choices_in_every_trial(spec: StudySpec, seed: int) -> None:
+    study = optuna.create_study(sampler=RandomSampler(seed=seed))
+    found: dict[str, BaseDistribution] = {}
+    for _ in range(8):
+        trial = study.ask()
+        suggest_trial(trial, spec)
+        for name, distribution in trial.distributions.items():
+            check_distribution_compatibility(found.setdefault(name, distribution), distribution)

@@ -1,5 +1,4 @@
 import contextlib
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,12 @@ from optuna.trial import TrialState
 
 from study.errors import StudyError
 from study.record.outcome import Outcome
-from study.record.reader import FinishedTrial
+from study.search.parameters import offers
 from study.search.search import Search, Suggestion
 from study.search.store import check_stored_study, open_storage, reconcile
-from study.spec import ListedTrial, Point, StudySpec, build_spec
+from study.search.view import view_of
+from study.spec import StudySpec, build_spec
+from tests.study.memory import MemoryRecord
 from tests.study.synthetic import DIGEST, falling, make_outcome
 from trainables.trial import TrialConfig
 
@@ -42,11 +43,10 @@ def make_spec(**changes: Any) -> StudySpec:
 
 
 def make_search(
-    spec: StudySpec, folder: Path, taken: tuple[str, ...] = (), points: Iterable[Point] | None = None
+    spec: StudySpec, folder: Path, taken: tuple[str, ...] = (), trials: Iterable[TrialConfig] | None = None
 ) -> Search:
     storage = open_storage(f"sqlite:///{folder}/optuna.db")
-    listed = [point for point, _ in spec.listed()] if points is None else points
-    return Search(spec, DIGEST, storage, listed, taken)
+    return Search(spec, DIGEST, storage, spec.listed() if trials is None else trials, taken)
 
 
 def ask(search: Search) -> Suggestion:
@@ -56,13 +56,23 @@ def ask(search: Search) -> Suggestion:
     return suggestion
 
 
-def run(search: Search, trials: int) -> list[TrialConfig]:
+def run(search: Search, trials: int, record: MemoryRecord | None = None) -> list[TrialConfig]:
     """Suggest and complete trials one after the other; return their configurations."""
+    record = record or MemoryRecord()
     configs: list[TrialConfig] = []
     while len(configs) < trials and (suggestion := search.ask()) is not None:
         configs.append(suggestion.config)
-        search.tell(suggestion, make_outcome(suggestion.config, falling, measures=MEASURES))
+        outcome = make_outcome(suggestion.config, falling, measures=MEASURES)
+        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config))
+        record.finish_trial(suggestion.key, outcome)
+        search.tell(suggestion, outcome)
     return configs
+
+
+def take_up(spec: StudySpec, storage: BaseStorage, record: MemoryRecord) -> list[TrialConfig]:
+    """What the next driver does first: the stored study as the record has it; return the trials to run again."""
+    reconcile(spec, storage, view_of(spec, record.finished(), record.trials()), "run-of-the-study")
+    return [config for config in record.unfinished() if offers(spec, config)]
 
 
 def means_of(outcome: Outcome) -> dict[str, float]:
@@ -170,7 +180,7 @@ def test_a_grid_runs_its_points_and_stops(tmp_path: Path) -> None:
     space = {"hidden_layers": [1, 2], "width": 8, "aux_weight": [0, 1], "target_depth": [1, 2]}
     spec = make_spec(sampler="grid", trials=None, design=[], space=space)
     configs = run(make_search(spec, tmp_path), 99)
-    assert configs == [config for _, config in spec.listed()]
+    assert configs == list(spec.listed())
     # A later, larger grid goes on in the same Optuna study.
     larger = make_spec(sampler="grid", trials=None, design=[], space=space | {"aux_weight": [0, 1, 50]})
     added = run(make_search(larger, tmp_path, taken=tuple(config.key(DIGEST) for config in configs)), 99)
@@ -207,20 +217,18 @@ def test_a_design_alone_runs_exactly_its_points_and_stops(tmp_path: Path) -> Non
         },
     ]
     spec = make_spec(sampler="design", trials=None, design=blocks)
-    listed = [config for _, config in spec.listed()]
+    listed = list(spec.listed())
     # A dropout of 0 is the first trial again.
     assert len(listed) == 2 + 2 + 1 + 1 + 1 + 2
-    search = make_search(spec, tmp_path)
-    assert run(search, 4) == listed[:4]
+    search, record = make_search(spec, tmp_path), MemoryRecord()
+    assert run(search, 4, record) == listed[:4]
     # One trial was running when the driver died; the next driver begins with it.
     interrupted = ask(search)
-    again = reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), {})
-    assert [spec.trial_config(point) for point in again] == [listed[4]] == [interrupted.config]
+    record.start_trial(interrupted.key, interrupted.config)
+    again = take_up(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), record)
+    assert again == [listed[4]] == [interrupted.config]
     taken = tuple(config.key(DIGEST) for config in listed[:4])
-    assert (
-        run(make_search(spec, tmp_path, taken, points=[*again, *(point for point, _ in spec.listed())]), 99)
-        == listed[4:]
-    )
+    assert run(make_search(spec, tmp_path, taken, trials=[*again, *spec.listed()]), 99) == listed[4:]
     complete = load(tmp_path).get_trials(states=(TrialState.COMPLETE,))
     assert [trial.user_attrs["control"] for trial in complete] == [config.self_model.control for config in listed]
 
@@ -248,29 +256,6 @@ def test_a_search_chooses_among_controls_and_each_has_what_it_is(tmp_path: Path)
     assert ("dropout", "separate") not in heads
 
 
-def test_a_grid_in_which_a_network_lacks_the_targets_can_go_on(tmp_path: Path) -> None:
-    space = {"hidden_layers": [1, 2], "width": 8, "aux_weight": [0, 1], "target_depth": 2}
-    spec = make_spec(sampler="grid", trials=None, design=[], space=space)
-    run(make_search(spec, tmp_path), 1)
-    check_stored_study(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), None)
-
-
-def test_a_grid_may_grow_by_a_control_and_an_option_and_drop_a_width(tmp_path: Path) -> None:
-    space = {
-        "hidden_layers": 1,
-        "width": [8, 16, 32],
-        "aux_weight": [0.1, 0.5],
-        "control": ["none", "dropout"],
-        "head": ["widened", "separate"],
-        "target_depth": 1,
-    }
-    run(make_search(make_spec(sampler="grid", trials=None, design=[], space=space), tmp_path), 3)
-    grown = space | {"control": ["none", "dropout", "weight_decay"], "width": [8, 32]}
-    spec = make_spec(sampler="grid", trials=None, design=[], space=grown)
-    check_stored_study(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), None)
-    assert len(list(spec.listed())) == 2 * 2 * (2 + 1 + 1)
-
-
 def test_values_that_are_not_finite_end_the_optuna_trial_as_failed_and_say_why(tmp_path: Path) -> None:
     search = make_search(make_spec(), tmp_path)
     suggestion = ask(search)
@@ -285,22 +270,31 @@ def test_values_that_are_not_finite_end_the_optuna_trial_as_failed_and_say_why(t
 
 def test_open_trials_of_a_killed_driver_are_closed_and_run_first_as_do_failed_ones(tmp_path: Path) -> None:
     spec = make_spec(sampler="random")
-    search = make_search(spec, tmp_path)
-    configs = run(search, 6)
+    search, record = make_search(spec, tmp_path), MemoryRecord()
+    configs = run(search, 6, record)
     failed, interrupted, recorded = ask(search), ask(search), ask(search)
+    for suggestion in (failed, interrupted, recorded):
+        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config))
+    record.fail_trial(failed.key)
     search.fail(failed)
     load(tmp_path).enqueue_trial({"hidden_layers": 1})
     # The driver died after it had written this trial to the record and before it told Optuna.
-    metrics = {"val_accuracy": 0.9, "weight_std": 0.2, "rlct": 7.0}
-    finished = {recorded.key: FinishedTrial("run", "any", "ok", "diverged", metrics, ended=0)}
-    points = reconcile(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), finished)
+    record.finish_trial(recorded.key, make_outcome(recorded.config, falling, verdict="diverged"))
+    load(tmp_path).set_user_attr("record", "run-of-the-study")
+    again = take_up(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), record)
     trials = load(tmp_path).trials
+    # The six, the three, and the enqueued one: the study was not built again.
+    assert [trial.number for trial in trials] == list(range(10))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}
     by_key = {trial.user_attrs["trial_key"]: trial for trial in trials if "trial_key" in trial.user_attrs}
-    assert by_key[recorded.key].values == [0.9, 0.2, 7.0]
+    assert by_key[recorded.key].values == [
+        record.finished()[recorded.key].metrics[name] for name in ("val_accuracy", "weight_std", "rlct")
+    ]
     assert by_key[recorded.key].constraints == {"learned": 0.0, "rlct_usable": 1.0}
-    keys = [config.key(DIGEST) for point in points if (config := spec.trial_config(point))]
-    assert sorted(keys) == sorted([interrupted.key, failed.key])
+    assert by_key[failed.key].user_attrs["status_detail"] == "failed"
+    assert by_key[interrupted.key].user_attrs["status_detail"] == "interrupted"
+    keys = [config.key(DIGEST) for config in again]
+    assert keys == [failed.key, interrupted.key]
     assert not set(keys) & {done.key(DIGEST) for done in configs}
 
 
@@ -314,7 +308,7 @@ class DiedError(Exception):
 def drive(
     spec: StudySpec,
     storage: BaseStorage,
-    record: dict[str, Outcome],
+    record: MemoryRecord,
     dies_at: int | None = None,
     untold: bool = False,
 ) -> list[str]:
@@ -322,23 +316,22 @@ def drive(
 
     It dies in trial `dies_at`, before the trial is in the record, or after that but before Optuna was told (`untold`).
     """
-    finished = {
-        key: FinishedTrial("run", key, outcome.status, outcome.rlct.verdict, {}, ended=0)
-        for key, outcome in record.items()
-    }
-    again = reconcile(spec, storage, finished, lambda trial: record[trial.name])
-    listed = [point for point, config in spec.listed() if config.key(DIGEST) not in record]
-    points = {spec.trial_key(point, DIGEST): point for point in reversed([*again, *listed])}
-    search = Search(spec, DIGEST, storage, reversed(points.values()), record)
-    while len(record) < (spec.trials or 99) and (suggestion := search.ask()) is not None:
-        if len(record) == dies_at and not untold:
+    again = take_up(spec, storage, record)
+    taken = record.finished().keys()
+    listed = [config for config in spec.listed() if config.key(DIGEST) not in taken]
+    trials = {config.key(DIGEST): config for config in reversed([*again, *listed])}
+    search = Search(spec, DIGEST, storage, reversed(list(trials.values())), taken, "run-of-the-study")
+    while len(record.finished()) < (spec.trials or 99) and (suggestion := search.ask()) is not None:
+        finished = len(record.finished())
+        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config))
+        if finished == dies_at and not untold:
             raise DiedError
         outcome = make_outcome(suggestion.config, falling, measures=MEASURES)
-        record[suggestion.key] = outcome
-        if len(record) - 1 == dies_at:
+        record.finish_trial(suggestion.key, outcome)
+        if finished == dies_at:
             raise DiedError
         search.tell(suggestion, outcome)
-    return list(record)
+    return list(record.finished())
 
 
 @pytest.mark.parametrize("untold", [False, True], ids=["in a trial", "between record and Optuna"])
@@ -360,10 +353,10 @@ def test_a_search_that_died_anywhere_suggests_what_it_would_have_suggested(
 ) -> None:
     changes = {"sampler": sampler, "trials": trials} | ({"space": space, "design": []} if space else {})
     spec = make_spec(**changes)
-    undisturbed = drive(spec, InMemoryStorage(), {})
+    undisturbed = drive(spec, InMemoryStorage(), MemoryRecord())
     assert len(undisturbed) == (trials or 3)
     for dies_at in deaths:
-        storage, record = InMemoryStorage(), dict[str, Outcome]()
+        storage, record = InMemoryStorage(), MemoryRecord()
         with pytest.raises(DiedError):
             drive(spec, storage, record, dies_at, untold)
         # It dies once more in the same trial.
@@ -373,7 +366,10 @@ def test_a_search_that_died_anywhere_suggests_what_it_would_have_suggested(
 
 
 def test_other_seeds_search_otherwise() -> None:
-    first, second = (drive(make_spec(design=[], trials=5, seed=seed), InMemoryStorage(), {}) for seed in (0, 1))
+    # Without baselines: a space has few of them, and searches with any seed find the same ones.
+    space = make_spec().space.model_dump() | {"aux_weight": {"low": 0.1, "high": 20, "baseline": False}}
+    changes: dict[str, Any] = {"design": [], "trials": 5, "space": space}
+    first, second = (drive(make_spec(**changes, seed=seed), InMemoryStorage(), MemoryRecord()) for seed in (0, 1))
     assert set(first) & set(second) == set()
 
 
@@ -381,7 +377,7 @@ def test_a_trial_that_is_recorded_and_was_never_told_gets_all_that_an_undisturbe
     spec = make_spec(trials=4)
     attributes = []
     for untold in (False, True):
-        storage, record = InMemoryStorage(), dict[str, Outcome]()
+        storage, record = InMemoryStorage(), MemoryRecord()
         if untold:
             with pytest.raises(DiedError):
                 drive(spec, storage, record, dies_at=2, untold=True)
@@ -398,20 +394,19 @@ def test_a_suggestion_in_a_finite_space_does_not_list_the_space_again(monkeypatc
     listings: list[StudySpec] = []
     every = StudySpec.all_trials
 
-    def counted(spec: StudySpec) -> list[ListedTrial] | None:
+    def counted(spec: StudySpec) -> list[TrialConfig] | None:
         listings.append(spec)
         return every(spec)
 
     monkeypatch.setattr(StudySpec, "all_trials", counted)
-    assert len(drive(spec, InMemoryStorage(), {})) == 10
+    assert len(drive(spec, InMemoryStorage(), MemoryRecord())) == 10
     assert len(listings) == 1
 
 
 def test_the_search_of_another_record_is_refused_with_what_to_do() -> None:
     spec = make_spec(sampler="random")
     storage = InMemoryStorage()
-    listed = [point for point, _ in spec.listed()]
-    search = Search(spec, DIGEST, storage, listed, (), record="run-of-one-record")
+    search = Search(spec, DIGEST, storage, spec.listed(), (), record="run-of-one-record")
     check_stored_study(spec, storage, None)
     run(search, 1)
     check_stored_study(spec, storage, "run-of-one-record")
@@ -420,50 +415,83 @@ def test_the_search_of_another_record_is_refused_with_what_to_do() -> None:
             check_stored_study(spec, storage, other)
 
 
+def test_a_study_that_somebody_else_made_is_refused_and_one_of_an_earlier_version_is_not() -> None:
+    spec = make_spec(sampler="random")
+    foreign = InMemoryStorage()
+    optuna.create_study(study_name=spec.name, storage=foreign).enqueue_trial({"x": 1})
+    for record in (None, "run"):
+        with pytest.raises(StudyError, match=r"has 1 trial\(s\) that are not of this record.*optuna delete-study"):
+            check_stored_study(spec, foreign, record)
+    earlier = InMemoryStorage()
+    # It does not name its record.
+    run(Search(spec, DIGEST, earlier, [], ()), 2)
+    check_stored_study(spec, earlier, "run")
+    with pytest.raises(StudyError, match=r"has 2 trial\(s\) that are not of this record"):
+        check_stored_study(spec, earlier, None)
+
+
+GRID = {"hidden_layers": 1, "width": [8, 16], "aux_weight": [0.1, 0.5], "control": ["none", "dropout"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "space"),
+    [
+        ({"sampler": "random"}, {"width": [8, 16, 32]}),
+        ({"sampler": "random"}, {"width": {"low": 8, "high": 16}}),
+        ({"sampler": "random"}, {"aux_weight": {"low": 0.1, "high": 20, "log": False}}),
+        ({"sampler": "tpe"}, {"aux_weight": {"low": 0.1, "high": 90}}),
+        ({"sampler": "tpe"}, {"aux_weight": {"low": 0.5, "high": 20}, "width": 16}),
+        ({"sampler": "tpe"}, {"target_depth": ["last", 1]}),
+        ({"sampler": "random"}, {"control": ["none", "dropout"], "aux_weight": {"low": 0.1, "high": 0.9}}),
+        ({"sampler": "grid", "trials": None, "space": GRID}, {"control": ["none", "dropout", "weight_decay"]}),
+        ({"sampler": "grid", "trials": None, "space": GRID}, {"width": [8, 32], "target_depth": [1, "last"]}),
+    ],
+    ids=str,
+)
+def test_a_study_goes_on_in_a_changed_space_with_the_distributions_of_today(
+    changes: dict[str, Any], space: dict[str, Any]
+) -> None:
+    storage, record = InMemoryStorage(), MemoryRecord()
+    spec = make_spec(**{"trials": 8, "design": []} | changes)
+    before = drive(spec, storage, record)
+    fields = spec.space.model_dump() | space
+    changed = make_spec(**changes | {"space": fields, "design": []} | ({"trials": 12} if spec.trials else {}))
+    after = drive(changed, storage, record)
+    assert after[: len(before)] == before
+    assert len(after) > len(before)
+    study = optuna.load_study(study_name="searched", storage=storage)
+    ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL))
+    by_key = {trial.user_attrs["trial_key"]: trial for trial in ended if "rlct_verdict" in trial.user_attrs}
+    assert list(by_key) == after
+    # A sampler sees the values of trials that the space still has, and of no others.
+    configs = {trial.key: trial.config for trial in record.trials()}
+    outside = [key for key in after if not changed.is_enumerated and not offers(changed, configs[key])]
+    assert [key for key, trial in by_key.items() if trial.state == TrialState.FAIL] == outside
+    narrower = [{"low": 0.5, "high": 20}, {"low": 0.1, "high": 0.9}]
+    assert bool(outside) == (space.get("aux_weight") in narrower)
+    complete = [trial for trial in by_key.values() if trial.state == TrialState.COMPLETE]
+    # A parameter has one distribution in all trials; the range of a target's depth is that of the network's layers.
+    of_parameters: dict[tuple[str, int], set[str]] = {}
+    for trial in complete:
+        for name, distribution in trial.distributions.items():
+            layers = trial.params.get("hidden_layers", 0) if name == "target_depth" else 0
+            of_parameters.setdefault((name, layers), set()).add(str(distribution))
+    assert all(len(each) == 1 for each in of_parameters.values())
+
+
 @pytest.mark.parametrize(
     "objectives",
     [{"rlct": "minimize"}, {"val_accuracy": "maximize", "rlct": "minimize", "weight_std": "minimize"}],
     ids=["fewer", "in another order"],
 )
-def test_other_objectives_in_the_stored_study_are_refused(objectives: dict[str, str], tmp_path: Path) -> None:
-    make_search(make_spec(), tmp_path)
-    other = make_spec(objectives=objectives)
-    with pytest.raises(StudyError, match=r"objectives: the Optuna study 'searched' has"):
-        check_stored_study(other, open_storage(f"sqlite:///{tmp_path}/optuna.db"), None)
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the Optuna study of a random search of 8 trials."""
-    folder = tmp_path_factory.mktemp("searched")
-    run(make_search(make_spec(sampler="random"), folder), 8)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({"width": [8, 16, 32]}, "width"),
-        ({"aux_weight": {"low": 0.1, "high": 20, "log": False}}, "aux_weight"),
-        ({"width": {"low": 8, "high": 16}}, "width"),
-    ],
-    ids=str,
-)
-def test_a_space_that_optuna_cannot_follow_is_refused_before_anything_runs(
-    changes: dict[str, Any], name: str, searched: Path
-) -> None:
-    other = make_spec(sampler="random", space=make_spec().space.model_dump() | changes)
-    with pytest.raises(StudyError, match=rf"space: Optuna cannot go on .* whose {name} was"):
-        check_stored_study(other, open_storage(f"sqlite:///{searched}/optuna.db"), None)
-
-
-def test_a_range_may_grow(searched: Path, tmp_path: Path) -> None:
-    shutil.copy(searched / "optuna.db", tmp_path)
-    larger = make_spec(
-        sampler="random", space=make_spec().space.model_dump() | {"aux_weight": {"low": 0.1, "high": 90}}
-    )
-    check_stored_study(larger, open_storage(f"sqlite:///{tmp_path}/optuna.db"), None)
-    assert len(run(make_search(larger, tmp_path), 3)) == 3
+def test_an_optuna_study_with_other_objectives_than_its_record_is_built_again(objectives: dict[str, str]) -> None:
+    storage, record = InMemoryStorage(), MemoryRecord()
+    drive(make_spec(trials=4, objectives=objectives), storage, record)
+    keys = drive(make_spec(trials=5), storage, record)
+    study = optuna.load_study(study_name="searched", storage=storage)
+    assert study.metric_names == ["val_accuracy", "weight_std", "rlct"]
+    assert [trial.user_attrs["trial_key"] for trial in study.trials] == keys
+    assert all(len(trial.values) == 3 for trial in study.trials)
 
 
 def test_an_optuna_storage_that_cannot_be_opened_is_one_clear_error_without_the_password() -> None:
@@ -475,4 +503,4 @@ def test_an_optuna_storage_that_cannot_be_opened_is_one_clear_error_without_the_
 def test_a_design_point_named_last_is_the_same_trial_as_its_depth(tmp_path: Path) -> None:
     spec = make_spec(design=[{"hidden_layers": 2, "width": 8, "aux_weight": 1, "target_depth": "last"}])
     (config,) = run(make_search(spec, tmp_path), 1)
-    assert config == spec.trial_config(Point(2, 8, 1.0, 2))
+    assert (config.network.hidden_layers, config.self_model.target_depths) == (2, (2,))

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.errors import StudyError
-from study.spec import Point, StudySpec, build_spec, named_studies, read_study
+from study.spec import StudySpec, build_spec, named_studies, read_study
+from study.spec.yaml_text import read_yaml
 from trainables.tasks import TASKS
 from trainables.trial import TrialConfig
 
@@ -26,9 +28,7 @@ def design_of(*blocks: dict[str, Any], **changes: Any) -> StudySpec:
 
 def configs_of(spec: StudySpec) -> list[TrialConfig]:
     """The trials that the study lists."""
-    configs = [config for _, config in spec.listed()]
-    assert None not in configs
-    return [config for config in configs if config is not None]
+    return list(spec.listed())
 
 
 def by_depth(depths: tuple[int, ...]) -> str:
@@ -50,7 +50,7 @@ def test_quickstart_is_what_the_readme_promises() -> None:
     assert spec.trials >= 24
     assert spec.replicates == 5
     assert spec.objectives == {"val_accuracy": "maximize", "weight_std": "minimize", "rlct": "minimize"}
-    assert 0.0 in {point.aux_weight for point, _ in spec.listed()}
+    assert 0.0 in {config.self_model.aux_weight for config in spec.listed()}
 
 
 def test_mnist_is_the_published_recipe() -> None:
@@ -70,9 +70,9 @@ def test_mnist_is_the_published_recipe() -> None:
     assert (spec.rlct.step_size, spec.rlct.localization, spec.rlct.chains, spec.rlct.draws) == (1e-4, 100, 4, 1000)
     assert (spec.rlct.nbeta, spec.rlct.batch_size) == ("batch", 512)
     assert spec.replicates == 10
-    points = [point for point, _ in spec.listed()]
-    assert {point.width for point in points} == {64, 128, 256, 512}
-    assert {point.aux_weight for point in points} == {0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 100}
+    trials = list(spec.listed())
+    assert {trial.network.width for trial in trials} == {64, 128, 256, 512}
+    assert {trial.self_model.aux_weight for trial in trials} == {0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 100}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -147,10 +147,10 @@ def test_all_wrong_fields_are_named_at_once() -> None:
 def test_a_grid_is_every_point_that_a_network_has_with_one_baseline_per_network() -> None:
     space = {"hidden_layers": [1, 2], "width": [8, 16], "aux_weight": [0, 1], "target_depth": [1, 2, "last"]}
     spec = spec_with(sampler="grid", trials=None, space=space)
-    configs = [config for _, config in spec.listed()]
+    configs = list(spec.listed())
     # Per width: one layer: baseline and target 1 ("last" is the same); two layers: baseline and targets 1, 2.
     assert len(configs) == 2 * (2 + 3)
-    assert len({config.key("data") for config in configs if config is not None}) == len(configs)
+    assert len({config.key("data") for config in configs}) == len(configs)
 
 
 @given(
@@ -168,10 +168,9 @@ def test_a_target_is_a_set_of_layers_of_the_network_or_the_point_does_not_exist(
         assert "no network of the study has" in str(error)  # noqa: PT017
         assert max(numbers) > layers
         return
-    point_target = spec.space.target_depth
-    assert isinstance(point_target, int | str)
-    config = spec.trial_config(Point(layers, 8, 1.0, point_target))
-    assert config is not None
+    trials = spec.all_trials()
+    assert trials is not None
+    (config,) = trials
     expected = {"last": {layers}, "all": set(range(1, layers + 1))}.get(str(target), numbers)
     assert config.self_model.target_depths == tuple(sorted(expected))
 
@@ -314,3 +313,12 @@ def test_a_file_that_is_no_study_is_refused_by_name(tmp_path: Path, content: str
 def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
     with pytest.raises(StudyError, match=r"'quikstart' is unknown. Did you mean 'quickstart'\?.*mnist"):
         read_study("quikstart")
+
+
+def test_the_study_files_in_the_guide_are_valid() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    files = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    assert files
+    for file in files:
+        spec = build_spec(read_yaml(file, "guide"), "guide")
+        assert list(spec.listed())

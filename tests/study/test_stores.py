@@ -210,7 +210,7 @@ def test_an_error_and_a_failed_trials_reason_are_shown_and_kept_without_secrets(
     spec = sweep_spec(weights=(0,))
     record = RecordWriter(Stores.under(tmp_path), spec.name)
     record.open_study(spec, DIGEST)
-    _, config = next(spec.listed())
+    config = next(spec.listed())
     record.start_trial("key", config)
     record.fail_trial("key", f"Traceback: connect('http://user:other-pass@host') with {SECRET}")
     (file,) = (tmp_path / "mlflow-artifacts").rglob("error.txt")

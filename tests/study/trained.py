@@ -33,7 +33,7 @@ def write_trained_study(stores: Stores, spec: StudySpec, data: TaskData, folder:
     record = RecordWriter(stores, spec.name)
     digest = data.digest()
     record.open_study(spec, digest)
-    for _, config in spec.listed():
+    for config in spec.listed():
         key = config.key(digest)
         result = run_experiment(config, data)
         outcome = Outcome.of(result, "cpu")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from study.commands.options import make_parser
 from study.spec import StudySpec, named_studies
-from study.spec.dimensions import SEARCHED
 from study.spec.explain import field_paths
 from trainables.auxiliary import AUXILIARY_TASKS
+from trainables.fields import FIELDS
 from trainables.measures import MEASURES
 from trainables.networks import ARCHITECTURES
 from trainables.tasks import TASKS
@@ -184,7 +184,7 @@ def yaml_files(draw: st.DrawFn) -> bytes:
     return content * draw(st.sampled_from([1, 1, 1, 1, 1, 2, 10**7 // max(1, len(content))]))
 
 
-_OPTIONS = [*(f"--{path}" for path in field_paths(StudySpec)), *(f"--space.{name}" for name in SEARCHED)]
+_OPTIONS = [*(f"--{path}" for path in field_paths(StudySpec)), *(f"--space.{name}" for name in FIELDS)]
 _OPTIONS += [option for action in make_parser()._actions for option in action.option_strings]
 _OPTIONS += ["--help", "-h", "--help-all", "--", "--unknown", "--space.wrong", "--training.low", "-x", "--="]
 _VALUES = [

@@ -1,7 +1,7 @@
 """The results of a small network of each architecture at the time when the files in golden/ were written.
 
 `python -m tests.trainables.golden` writes the files again. Use it for a new architecture, and for one whose numbers are
-meant to change: then also raise PROTOCOL_VERSION, and remove its line in trainables.code.EARLIER_DIGESTS.
+meant to change: then also raise PROTOCOL_VERSION, and remove its digests in trainables.code.EARLIER_DIGESTS.
 """
 
 from pathlib import Path

@@ -1,6 +1,9 @@
+import hashlib
 import importlib.util
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.conftest import small_trial
+from tests.trainables.small import input_spec, network_config
 from trainables import PROTOCOL_VERSION, CheckpointError, CheckpointMismatchError, estimate_rlct_again, run_experiment
-from trainables.checkpoint import load_checkpoint, save_checkpoint
+from trainables.checkpoint import load_checkpoint, merge_checkpoints, save_checkpoint
 from trainables.code import EARLIER_DIGESTS, code_digest
-from trainables.networks import get_architecture
+from trainables.networks import Head, get_architecture
 from trainables.tasks import TaskData
 
 
@@ -75,12 +79,14 @@ def test_a_checkpoint_of_other_code_is_refused_with_what_differs(
 def test_a_checkpoint_of_earlier_code_that_computed_the_same_is_read(tmp_path: Path, digits: TaskData) -> None:
     path = saved(tmp_path, digits)
     weights = load_checkpoint(path).network.state_dict()
-    rewrite(path, code_digest=EARLIER_DIGESTS["mlp"])
-    for name, tensor in load_checkpoint(path, digits.digest()).network.state_dict().items():
-        assert torch.equal(tensor, weights[name])
-    rewrite(path, code_digest=EARLIER_DIGESTS["convnet"])
-    with pytest.raises(CheckpointMismatchError, match=f"{EARLIER_DIGESTS['convnet'][:16]} then"):
-        load_checkpoint(path, digits.digest())
+    for digest in EARLIER_DIGESTS["mlp"]:
+        rewrite(path, code_digest=digest)
+        for name, tensor in load_checkpoint(path, digits.digest()).network.state_dict().items():
+            assert torch.equal(tensor, weights[name])
+    for digest in EARLIER_DIGESTS["convnet"]:
+        rewrite(path, code_digest=digest)
+        with pytest.raises(CheckpointMismatchError, match=f"{digest[:16]} then"):
+            load_checkpoint(path, digits.digest())
 
 
 def test_the_code_digest_follows_what_the_code_does_and_not_how_it_is_explained(tmp_path: Path) -> None:
@@ -107,3 +113,59 @@ def test_estimating_again_with_the_same_settings_gives_the_same_numbers(tmp_path
     again = estimate_rlct_again(load_checkpoint(path, digits.digest()), digits, config.rlct)
     np.testing.assert_array_equal(again.trace.loss, result.rlct.trace.loss)
     np.testing.assert_array_equal(again.per_chain, result.rlct.per_chain)
+
+
+def trained(folder: Path, digits: TaskData, seeds: tuple[int, ...], **fields: Any) -> Path:
+    """The checkpoint of a trial with these seeds, in a folder of its own."""
+    config = small_trial(aux_weight=1.0, seeds=seeds, **fields)
+    network = run_experiment(config, digits).network
+    place = folder / "-".join(map(str, seeds))
+    place.mkdir()
+    return save_checkpoint(place, network, config, digits.digest(), digits.shape.inputs)
+
+
+def test_merged_checkpoints_have_every_replicate_in_the_order_of_the_seeds(tmp_path: Path, digits: TaskData) -> None:
+    parts = [trained(tmp_path, digits, seeds) for seeds in ((0, 3), (1, 2))]
+    merged = load_checkpoint(merge_checkpoints(parts, tmp_path), digits.digest())
+    assert merged.config == small_trial(aux_weight=1.0, seeds=(0, 1, 2, 3))
+    first, second = (load_checkpoint(part).network.state_dict() for part in parts)
+    for name, tensor in merged.network.state_dict().items():
+        expected = torch.stack([first[name][0], second[name][0], second[name][1], first[name][1]])
+        assert torch.equal(tensor, expected), name
+
+
+def test_an_rlct_is_estimated_for_every_replicate_of_a_merged_checkpoint(tmp_path: Path, digits: TaskData) -> None:
+    parts = [trained(tmp_path, digits, seeds) for seeds in ((0, 1), (2,))]
+    merged = load_checkpoint(merge_checkpoints(parts, tmp_path), digits.digest())
+    estimate = estimate_rlct_again(merged, digits, merged.config.rlct)
+    assert estimate.estimate.shape == (3,)
+    assert np.isfinite(estimate.estimate).all()
+
+
+def test_every_tensor_of_a_network_has_the_replicate_axis_first(architecture: str) -> None:
+    config, inputs = network_config(architecture), input_spec(architecture)
+    build = get_architecture(architecture).build
+    three, five = (build(config, inputs, Head(3, 4, hidden=7), range(each)).state_dict() for each in (3, 5))
+    for name, tensor in three.items():
+        assert tensor.shape[0] == 3, name
+        assert five[name].shape == (5, *tensor.shape[1:]), name
+
+
+def test_checkpoints_of_the_same_seed_or_of_another_trial_are_not_merged(tmp_path: Path, digits: TaskData) -> None:
+    first, same = trained(tmp_path, digits, (0, 1)), trained(tmp_path, digits, (1, 2))
+    with pytest.raises(CheckpointError, match="replicates of seeds that the others have too"):
+        merge_checkpoints([first, same], tmp_path)
+    other = trained(tmp_path, digits, (2,), width=12)
+    with pytest.raises(CheckpointMismatchError, match="trial key"):
+        merge_checkpoints([first, other], tmp_path)
+
+
+def test_a_checkpoint_with_the_key_of_the_earlier_formula_is_read_and_merged(tmp_path: Path, digits: TaskData) -> None:
+    first, second = trained(tmp_path, digits, (0, 1)), trained(tmp_path, digits, (2,))
+    config = load_checkpoint(first).config
+    # Every field of the configuration, the seeds too.
+    content = {"config": config.model_dump(mode="json"), "data_digest": digits.digest(), "protocol_version": 4}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    rewrite(first, trial_key=hashlib.sha256(text.encode()).hexdigest()[:16])
+    assert load_checkpoint(first, digits.digest()).trial_key == config.key(digits.digest())
+    assert load_checkpoint(merge_checkpoints([first, second], tmp_path)).config.seeds == (0, 1, 2)

@@ -12,10 +12,10 @@ from trainables import PROTOCOL_VERSION, TrialConfig, trial
 from trainables.networks import Head
 
 CHANGES: list[dict[str, Any]] = [
-    {"seeds": (0, 2)},
     {"split_seed": 1},
     {"network": {"width": 9}},
     {"network": {"hidden_layers": 2}},
+    {"network": {"activation": "tanh"}},
     {"self_model": {"aux_weight": 2.0}},
     {"self_model": {"detach_targets": False}},
     {"self_model": {"target_form": "sign"}},
@@ -42,6 +42,18 @@ def changed(base: TrialConfig, change: dict[str, Any]) -> TrialConfig:
 def test_anything_that_can_change_the_result_changes_the_key(change: dict[str, Any]) -> None:
     base = small_trial(aux_weight=1.0)
     assert changed(base, change).key("data") != base.key("data")
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_anything_that_can_change_the_result_changes_the_keys_of_the_replicates(change: dict[str, Any]) -> None:
+    base = small_trial(aux_weight=1.0)
+    assert changed(base, change).replicate_key(0, "data") != base.replicate_key(0, "data")
+
+
+def test_replicates_have_keys_of_their_own_that_stay_when_others_are_added() -> None:
+    base, more = small_trial(seeds=(0, 1)), small_trial(seeds=(0, 1, 2))
+    assert more.key("data") == base.key("data")
+    assert more.replicate_key(1, "data") == base.replicate_key(1, "data") != base.replicate_key(0, "data")
 
 
 def test_data_and_protocol_version_change_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainables.tasks.base import InputSpec
 
 # Fields of SelfModelConfig that say how a prediction is made.
-OPTIONS = ("detach_targets", "target_form", "unit_weighting", "head")
+OPTIONS = tuple(name for name in SelfModelConfig.model_fields if name not in ("control", "aux_weight", "target_depths"))
 
 
 @dataclass(frozen=True)

@@ -85,12 +85,14 @@ def _layers(architecture: Architecture, config: NetworkConfig, inputs: InputSpec
 
 
 def check_network(config: NetworkConfig, inputs: InputSpec) -> None:
-    """Check that a network exists and takes these inputs.
+    """Check that a network exists and takes these inputs, and that no field is set which it does not have.
 
     Raises:
-        ConfigError: it does not; the message lists the networks that do.
+        ConfigError: it does not; the message lists the networks that do. Or a field is set that it does not have.
     """
-    refusal = get_architecture(config.architecture).refusal(config, inputs)
+    architecture = get_architecture(config.architecture)
+    architecture.check_fields(config)
+    refusal = architecture.refusal(config, inputs)
     if refusal is not None:
         fitting = ", ".join(name for name in architectures_for(inputs) if name != config.architecture)
         others = f" (for these inputs there are also {fitting})" if fitting else ""

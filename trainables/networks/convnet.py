@@ -1,6 +1,6 @@
 """A small convolutional network, which trains on a laptop."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from typing import ClassVar, Self
 
@@ -12,7 +12,7 @@ from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
 from trainables.networks.architectures.convnet import ConvNet
 from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
-from trainables.networks.layers import ReplicatedConv2d, ReplicatedLinear, weights_by_name
+from trainables.networks.layers import ACTIVATIONS, ReplicatedConv2d, ReplicatedLinear, weights_by_name
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
 
@@ -20,12 +20,13 @@ from trainables.tasks.base import InputSpec
 class ReplicatedConvNet(ReplicatedNetwork):
     """R networks: conv1 → … → dense → head.
 
-    A stage is a 3×3 convolution, ReLU and 2×2 max-pooling; the first has `width` channels, each later one twice as many
-    as the one before. The dense ReLU layer has 8 · `width` units. A stage's activations are those after pooling.
+    A stage is a convolution that keeps the image's size, 2×2 max-pooling and the activation function; the first has
+    `width` channels, each later one twice as many as the one before. The dense layer has the same activation function.
     """
 
     evaluation_batch: ClassVar[int] = 1024
     stages: nn.ModuleList
+    activation: Callable[[Tensor], Tensor]
     dense: ReplicatedLinear
 
     @classmethod
@@ -37,8 +38,10 @@ class ReplicatedConvNet(ReplicatedNetwork):
         *stages, dense = ConvNet().describe(config, inputs)
         channels = [inputs.shape[0], *(stage.shape[0] for stage in stages)]
         network.stages = nn.ModuleList(
-            ReplicatedConv2d(replicates, incoming, outgoing, kernel=3) for incoming, outgoing in pairwise(channels)
+            ReplicatedConv2d(replicates, incoming, outgoing, config.kernel_size)
+            for incoming, outgoing in pairwise(channels)
         )
+        network.activation = ACTIVATIONS[config.activation]
         network.dense = ReplicatedLinear(replicates, stages[-1].units, dense.units)
         for layer in (*network.stages, network.dense):
             layer.initialize(streams)
@@ -56,15 +59,16 @@ class ReplicatedConvNet(ReplicatedNetwork):
             image = inputs[replicate // copies].contiguous(memory_format=torch.channels_last)
             for depth, stage in enumerate(stages, 1):
                 weight, bias = stage[replicate]
-                # ReLU is monotone: applied after pooling it gives the same result, from a quarter of the values.
-                image = torch.relu(functional.max_pool2d(functional.conv2d(image, weight, bias, padding=1), 2))
+                image = functional.conv2d(image, weight, bias, padding=weight.shape[-1] // 2)
+                # ReLU and tanh are monotone: applied after pooling they give the same, from a quarter of the values.
+                image = self.activation(functional.max_pool2d(image, 2))
                 if depth in recorded:
                     recorded[depth].append(image.flatten(1))
                 if self.dropout is not None:
                     image = self.dropout(image, replicate)
             flat.append(image.flatten(1))
         hidden = {depth: torch.stack(activations) for depth, activations in recorded.items()}
-        features = torch.relu(self.dense(torch.stack(flat)))
+        features = self.activation(self.dense(torch.stack(flat)))
         if len(stages) + 1 in record:
             hidden[len(stages) + 1] = features
         return self._read(features if self.dropout is None else self.dropout(features), hidden)

@@ -1,4 +1,4 @@
-"""The text classifier of the published study: the mean of a text's token vectors, hidden ReLU layers, a linear head."""
+"""The text classifier of the published study: the mean of a text's token vectors, hidden layers, a linear head."""
 
 from collections.abc import Collection, Sequence
 from typing import Self
@@ -7,7 +7,6 @@ from torch import Tensor
 
 from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
-from trainables.networks.architectures.embedding_bag import EMBEDDING_UNITS
 from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
 from trainables.networks.layers import ReplicatedEmbedding, ReplicatedHiddenLayers, weights_by_name
 from trainables.seeds import generators
@@ -15,7 +14,7 @@ from trainables.tasks.base import InputSpec
 
 
 class ReplicatedEmbeddingBag(ReplicatedNetwork):
-    """R networks: tokens → embedding (mean of 64-dimensional vectors) → hidden1 → … → head, ReLU after hidden ones."""
+    """R networks: tokens → embedding (mean of their vectors) → hidden1 → … → head."""
 
     embedding: ReplicatedEmbedding
     hidden: ReplicatedHiddenLayers
@@ -27,10 +26,10 @@ class ReplicatedEmbeddingBag(ReplicatedNetwork):
         assert inputs.vocabulary is not None
         network = cls(head.classes)
         streams = generators(seeds, "initialisation")
-        network.embedding = ReplicatedEmbedding(len(seeds), inputs.vocabulary, EMBEDDING_UNITS)
+        network.embedding = ReplicatedEmbedding(len(seeds), inputs.vocabulary, config.embedding_units)
         network.embedding.initialize(streams)
-        sizes = [EMBEDDING_UNITS, *(config.width for _ in range(config.hidden_layers))]
-        network.hidden = ReplicatedHiddenLayers(len(seeds), sizes)
+        sizes = [config.embedding_units, *(config.width for _ in range(config.hidden_layers))]
+        network.hidden = ReplicatedHiddenLayers(len(seeds), sizes, config.activation)
         network.hidden.initialize(streams)
         network.dropout = make_dropout(dropout, seeds)
         network._add_head(config.width, head, seeds, streams)

@@ -1,13 +1,21 @@
 """Layers with a leading replicate axis, initialised as PyTorch initialises its own."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from trainables.config import ActivationFunction
+
+ACTIVATIONS: dict[ActivationFunction, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "gelu": functional.gelu,
+    "tanh": torch.tanh,
+}
 
 
 class ReplicatedLinear(nn.Module):
@@ -52,13 +60,14 @@ class ReplicatedLinear(nn.Module):
 
 
 class ReplicatedHiddenLayers(nn.Module):
-    """R stacks of fully connected ReLU layers; `sizes` lists the inputs and then the units of each layer."""
+    """R stacks of fully connected layers; `sizes` lists the inputs and then the units of each layer."""
 
-    def __init__(self, replicates: int, sizes: Sequence[int]):
+    def __init__(self, replicates: int, sizes: Sequence[int], activation: ActivationFunction):
         super().__init__()
         self.layers = nn.ModuleList(
             ReplicatedLinear(replicates, incoming, outgoing) for incoming, outgoing in pairwise(sizes)
         )
+        self._activation = ACTIVATIONS[activation]
 
     def initialize(self, generators: Sequence[torch.Generator]) -> None:
         """Draw PyTorch's default initialisation, layer by layer."""
@@ -76,7 +85,7 @@ class ReplicatedHiddenLayers(nn.Module):
     ) -> Tensor:
         """Map (G or R, B, inputs) to (R, B, units); put activations of depths `record` into `hidden`."""
         for depth, layer in enumerate(self.layers, first_depth):
-            features = torch.relu(layer(features))
+            features = self._activation(layer(features))
             if depth in record:
                 hidden[depth] = features
             if dropout is not None:

@@ -1,4 +1,4 @@
-"""The multilayer perceptron: hidden ReLU layers and a linear head."""
+"""The multilayer perceptron: hidden layers and a linear head."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ from trainables.tasks.base import InputSpec
 
 
 class ReplicatedMLP(ReplicatedNetwork):
-    """R perceptrons of any depth and width: inputs → hidden1 → … → head, ReLU after each hidden layer."""
+    """R perceptrons of any depth and width: inputs → hidden1 → … → head."""
 
     hidden: ReplicatedHiddenLayers
 
@@ -26,7 +26,7 @@ class ReplicatedMLP(ReplicatedNetwork):
         network = cls(head.classes)
         streams = generators(seeds, "initialisation")
         sizes = [math.prod(inputs.shape), *(config.width for _ in range(config.hidden_layers))]
-        network.hidden = ReplicatedHiddenLayers(len(seeds), sizes)
+        network.hidden = ReplicatedHiddenLayers(len(seeds), sizes, config.activation)
         network.hidden.initialize(streams)
         network.dropout = make_dropout(dropout, seeds)
         network._add_head(config.width, head, seeds, streams)

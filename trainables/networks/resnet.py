@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
-from trainables.networks.architectures.resnet import BLOCKS, STEM_CHANNELS, Block
+from trainables.networks.architectures.resnet import Block, residual_blocks
 from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
 from trainables.networks.layers import ReplicatedBatchNorm, ReplicatedConv2d, ReplicatedHiddenLayers, weights_by_name
 from trainables.seeds import generators
@@ -23,7 +23,7 @@ class ReplicatedResNet18(ReplicatedNetwork):
     """R networks: stem → block1 → … → block8 → average over the image → hidden layers → head.
 
     He et al. (2016), arXiv 1512.03385, with a 3×3 stem of stride 1 and no max-pooling, as is usual for 32×32 images.
-    `hidden_layers` fully connected ReLU layers of `width` units follow: 1 of 2000 in Premakumar et al. (2024), arXiv
+    `hidden_layers` fully connected layers of `width` units follow: 1 of 2000 in Premakumar et al. (2024), arXiv
     2407.10188, or none. Replicates run in turn: one fills a GPU, and grouped convolutions are slower.
     """
 
@@ -38,10 +38,11 @@ class ReplicatedResNet18(ReplicatedNetwork):
     ) -> Self:
         network = cls(head.classes)
         streams, replicates = generators(seeds, "initialisation"), len(seeds)
-        network.stem = _Convolution(replicates, inputs.shape[0], STEM_CHANNELS, kernel=3, stride=1)
-        network.blocks = nn.ModuleList(_ResidualBlock(replicates, block) for block in BLOCKS)
-        sizes = [BLOCKS[-1].outgoing, *(config.width for _ in range(config.hidden_layers))]
-        network.hidden = ReplicatedHiddenLayers(replicates, sizes)
+        network.stem = _Convolution(replicates, inputs.shape[0], config.stem_channels, kernel=3, stride=1)
+        blocks = residual_blocks(config)
+        network.blocks = nn.ModuleList(_ResidualBlock(replicates, block) for block in blocks)
+        sizes = [blocks[-1].outgoing, *(config.width for _ in range(config.hidden_layers))]
+        network.hidden = ReplicatedHiddenLayers(replicates, sizes, config.activation)
         for module in (network.stem, *network.blocks, network.hidden):
             module.initialize(streams)
         network.dropout = make_dropout(dropout, seeds)

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
-from trainables.networks.architectures.transformer import EXPANSION, LONGEST, UNITS_PER_ATTENTION_HEAD
 from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
 from trainables.networks.layers import ReplicatedEmbedding, ReplicatedLayerNorm, ReplicatedLinear, weights_by_name
 from trainables.seeds import generators
@@ -22,9 +21,9 @@ EMBEDDING_STD = 0.02
 class ReplicatedTransformer(ReplicatedNetwork):
     """R networks: tokens and positions → block1 → … → head.
 
-    Pre-normalised blocks (Xiong et al. 2020, arXiv 2002.04745) of self-attention over the first 256 tokens and a GELU
-    perceptron. A block's activations are its outputs averaged over the tokens of the text. For the last block this is
-    after the final layer normalisation; the head reads them.
+    Pre-normalised blocks (Xiong et al. 2020, arXiv 2002.04745) of self-attention over the first tokens of a text and a
+    GELU perceptron. A block's activations are its outputs averaged over these tokens. For the last block this is after
+    the final layer normalisation; the head reads them.
     """
 
     evaluation_batch: ClassVar[int] = 256
@@ -40,10 +39,10 @@ class ReplicatedTransformer(ReplicatedNetwork):
         assert inputs.vocabulary is not None
         network = cls(head.classes)
         streams, replicates = generators(seeds, "initialisation"), len(seeds)
-        longest = min(LONGEST, inputs.shape[0])
+        longest = min(config.context_length, inputs.shape[0])
         network.tokens = ReplicatedEmbedding(replicates, inputs.vocabulary, config.width)
         network.positions = ReplicatedEmbedding(replicates, longest, config.width)
-        network.blocks = nn.ModuleList(_Block(replicates, config.width) for _ in range(config.hidden_layers))
+        network.blocks = nn.ModuleList(_Block(replicates, config) for _ in range(config.hidden_layers))
         network.norm = ReplicatedLayerNorm(replicates, config.width)
         for module in (network.tokens, network.positions, *network.blocks):
             module.initialize(streams)
@@ -79,14 +78,16 @@ class ReplicatedTransformer(ReplicatedNetwork):
 class _Block(nn.Module):
     """R blocks: x + attention(norm(x)), then x + perceptron(norm(x))."""
 
-    def __init__(self, replicates: int, units: int):
+    def __init__(self, replicates: int, config: NetworkConfig):
         super().__init__()
+        units, expanded = config.width, config.expansion * config.width
+        self._attention_head_units = config.attention_head_units
         self.attention_norm = ReplicatedLayerNorm(replicates, units)
         self.queries_keys_values = ReplicatedLinear(replicates, units, 3 * units)
         self.mixed = ReplicatedLinear(replicates, units, units)
         self.perceptron_norm = ReplicatedLayerNorm(replicates, units)
-        self.expand = ReplicatedLinear(replicates, units, EXPANSION * units)
-        self.contract = ReplicatedLinear(replicates, EXPANSION * units, units)
+        self.expand = ReplicatedLinear(replicates, units, expanded)
+        self.contract = ReplicatedLinear(replicates, expanded, units)
 
     def initialize(self, streams: Sequence[torch.Generator]) -> None:
         for layer in (self.queries_keys_values, self.mixed, self.expand, self.contract):
@@ -104,10 +105,9 @@ class _Block(nn.Module):
     def _attend(self, stream: Tensor, present: Tensor) -> Tensor:
         replicates, batch, longest, units = stream.shape
         projected = self.queries_keys_values(stream.flatten(1, 2))
+        shape = (replicates * batch, longest, 3, -1, self._attention_head_units)
         # Each (R·B, attention heads, L, units per head).
-        queries, keys, values = projected.view(replicates * batch, longest, 3, -1, UNITS_PER_ATTENTION_HEAD).permute(
-            2, 0, 3, 1, 4
-        )
+        queries, keys, values = projected.view(shape).permute(2, 0, 3, 1, 4)
         # An empty text attends to its first position: a softmax over no tokens would be NaN.
         seen = present.clone()
         seen[..., 0] = True

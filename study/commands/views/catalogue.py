@@ -8,6 +8,7 @@ from study.commands.views.durations import format_seconds
 from study.spec import StudySpec, build_spec, named_studies, read_study
 from trainables.cost import WORK_PER_SECOND, work
 from trainables.tasks import TASKS, get_task
+from trainables.trial import TrialConfig
 
 
 def print_catalogue(console: Console) -> None:
@@ -27,18 +28,22 @@ def print_catalogue(console: Console) -> None:
 def stated_cost(spec: StudySpec) -> str:
     """A study's size, and the time on one CPU core, in words; nothing is timed."""
     listed = list(spec.listed())
-    shape = get_task(spec.task).shape
-    total = sum(work(config, shape) for _, config in listed)
+    total = sum(map(_work, listed))
     trials = len(listed) if spec.trials is None else spec.trials
     if trials > len(listed):
         # Optuna takes a while to import, and only studies with a sampler need it.
         from study.search.parameters import random_trials
 
         others = random_trials(spec)
-        total += (trials - len(listed)) * sum(work(config, shape) for _, config in others) / len(others)
+        total += (trials - len(listed)) * sum(map(_work, others)) / len(others)
     seconds = total / WORK_PER_SECOND
     networks = trials * spec.replicates
+    epochs = " or ".join(str(each) for each in dict.fromkeys(spec.training_of(task).epochs for task in spec.tasks))
     return (
-        f"{spec.task}, {trials} trials × {spec.replicates} replicates × {spec.training.epochs} epochs "
+        f"{', '.join(spec.tasks)}, {trials} trials × {spec.replicates} replicates × {epochs} epochs "
         f"({networks:,} networks): about {format_seconds(seconds)}"
     )
+
+
+def _work(config: TrialConfig) -> float:
+    return work(config, get_task(config.task).shape)

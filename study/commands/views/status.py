@@ -44,6 +44,12 @@ def status_view(seen: Overview) -> RenderableType:
     of = "" if counts.total is None else f" of {counts.total}"
     to_run = "" if counts.to_run is None else f", {counts.to_run} to run"
     facts.add_row("trials", f"{counts.finished}{of} finished, {counts.failed} failed, {counts.running} running{to_run}")
+    if seen.replicates is not None and seen.replicates[0] < seen.replicates[1]:
+        fewest, most = seen.replicates
+        lacking = f"; {counts.to_grow} trial(s) to get more" if counts.to_grow else ""
+        facts.add_row("replicates", f"{fewest} to {most} per finished trial{lacking}")
+    elif counts.to_grow:
+        facts.add_row("replicates", f"{counts.to_grow} finished trial(s) to get more")
     if seen.trials_per_hour is not None and seen.seconds_left is not None:
         facts.add_row(
             "pace", f"{seen.trials_per_hour:.3g} trials per hour, about {format_seconds(seen.seconds_left)} left"

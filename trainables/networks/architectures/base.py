@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from trainables.config import NetworkConfig
+from trainables.errors import ConfigError
 from trainables.tasks.base import InputSpec
 
 if TYPE_CHECKING:
@@ -66,6 +67,24 @@ class Architecture(ABC):
     summary: ClassVar[str]
     # Whether a sample's activations in training depend on the rest of its batch, as with batch normalisation.
     mixes_samples: ClassVar[bool] = False
+    # The fields of NetworkConfig that such networks have, besides `architecture`.
+    fields: ClassVar[tuple[str, ...]] = ("hidden_layers", "width")
+
+    def used(self, config: NetworkConfig) -> tuple[str, ...]:
+        """The fields that make a difference to such a network."""
+        return self.fields
+
+    def check_fields(self, config: NetworkConfig) -> None:
+        """Check that the fields which such networks do not have are at their defaults.
+
+        Raises:
+            ConfigError: one is not; two trials of equal networks would differ otherwise.
+        """
+        for name, field in NetworkConfig.model_fields.items():
+            if name not in ("architecture", *self.fields) and getattr(config, name) != field.default:
+                raise ConfigError(
+                    f"{name}: makes no difference to architecture {self.name!r}: leave it at {field.default!r}"
+                )
 
     @abstractmethod
     def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:

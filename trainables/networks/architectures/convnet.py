@@ -13,18 +13,16 @@ from trainables.tasks.base import InputSpec
 if TYPE_CHECKING:
     from trainables.networks.convnet import ReplicatedConvNet
 
-# Units of the dense layer for each channel of the first convolution.
-DENSE_PER_CHANNEL = 8
-
 
 class ConvNet(Architecture):
     """conv1 → … → dense → head. Each stage halves the image and doubles the channels."""
 
     name = "convnet"
     summary = (
-        "hidden_layers stages of 3×3 convolution, ReLU and pooling, with width, 2·width, … channels, then a ReLU layer "
-        f"of {DENSE_PER_CHANNEL}·width units"
+        "hidden_layers stages of convolution, pooling and activation, with width, 2·width, … channels, then a dense "
+        "layer of dense_units_per_channel·width units"
     )
+    fields = ("hidden_layers", "width", "activation", "kernel_size", "dense_units_per_channel")
 
     def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
         if not inputs.is_image:
@@ -44,13 +42,14 @@ class ConvNet(Architecture):
             Layer(f"conv{n}", n, (config.width * 2 ** (n - 1), height >> n, width >> n))
             for n in range(1, config.hidden_layers + 1)
         )
-        return (*stages, Layer("dense", len(stages) + 1, (DENSE_PER_CHANNEL * config.width,), feeds_head=True))
+        dense_units = config.dense_units_per_channel * config.width
+        return (*stages, Layer("dense", len(stages) + 1, (dense_units,), feeds_head=True))
 
     def size(self, config: NetworkConfig, inputs: InputSpec, head: Head) -> Size:
         *stages, last = self.describe(config, inputs)
         size = NOTHING
         for (incoming, height, width), (outgoing, *_) in pairwise([inputs.shape, *(stage.shape for stage in stages)]):
-            size += convolution(incoming, outgoing, kernel=3, pixels=height * width) + biases(outgoing)
+            size += convolution(incoming, outgoing, config.kernel_size, pixels=height * width) + biases(outgoing)
         return size + dense(stages[-1].units, last.units) + readout(last.units, head)
 
     def network_class(self) -> type[ReplicatedConvNet]:

@@ -1,4 +1,4 @@
-"""The text classifier of the published study: the mean of a text's token vectors, hidden ReLU layers, a linear head."""
+"""The text classifier of the published study: the mean of a text's token vectors, hidden layers, a linear head."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from trainables.tasks.base import InputSpec
 if TYPE_CHECKING:
     from trainables.networks.embedding_bag import ReplicatedEmbeddingBag
 
-# Premakumar et al. (2024), arXiv 2407.10188.
-EMBEDDING_UNITS = 64
-
 
 class EmbeddingBag(Architecture):
     """Tokens → embedding → hidden1 → … → head."""
 
     name = "embedding_bag"
-    summary = f"mean of {EMBEDDING_UNITS}-dimensional token vectors, then hidden_layers ReLU layers of width units"
+    summary = "mean of token vectors of embedding_units units, then hidden_layers layers of width units"
+    fields = ("hidden_layers", "width", "activation", "embedding_units")
 
     def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
         if not inputs.is_text:
@@ -30,15 +28,15 @@ class EmbeddingBag(Architecture):
     def describe(self, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
         last = config.hidden_layers
         return (
-            Layer("embedding", 1, (EMBEDDING_UNITS,)),
+            Layer("embedding", 1, (config.embedding_units,)),
             *(Layer(f"hidden{n}", n + 1, (config.width,), n == last) for n in range(1, last + 1)),
         )
 
     def size(self, config: NetworkConfig, inputs: InputSpec, head: Head) -> Size:
         assert inputs.vocabulary is not None
-        embedding = table(inputs.vocabulary, EMBEDDING_UNITS, places=inputs.shape[0])
+        embedding = table(inputs.vocabulary, config.embedding_units, places=inputs.shape[0])
         hidden = [config.width] * config.hidden_layers
-        return embedding + dense_stack([EMBEDDING_UNITS, *hidden]) + readout(config.width, head)
+        return embedding + dense_stack([config.embedding_units, *hidden]) + readout(config.width, head)
 
     def network_class(self) -> type[ReplicatedEmbeddingBag]:
         from trainables.networks.embedding_bag import ReplicatedEmbeddingBag

@@ -1,4 +1,4 @@
-"""The multilayer perceptron: hidden ReLU layers and a linear head."""
+"""The multilayer perceptron: hidden layers and a linear head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class MLP(Architecture):
     """Inputs → hidden1 → … → head."""
 
     name = "mlp"
-    summary = "multilayer perceptron: hidden_layers ReLU layers of width units"
+    summary = "multilayer perceptron: hidden_layers layers of width units"
+    fields = ("hidden_layers", "width", "activation")
 
     def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
         if inputs.is_text:

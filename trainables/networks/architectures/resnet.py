@@ -26,33 +26,43 @@ class Block(NamedTuple):
         return self.stride > 1 or self.incoming != self.outgoing
 
 
-STEM_CHANNELS = 64
-BLOCKS = (
-    Block(64, 64, 1),
-    Block(64, 64, 1),
-    Block(64, 128, 2),
-    Block(128, 128, 1),
-    Block(128, 256, 2),
-    Block(256, 256, 1),
-    Block(256, 512, 2),
-    Block(512, 512, 1),
+# With one channel in the stem.
+_BLOCKS = (
+    Block(1, 1, 1),
+    Block(1, 1, 1),
+    Block(1, 2, 2),
+    Block(2, 2, 1),
+    Block(2, 4, 2),
+    Block(4, 4, 1),
+    Block(4, 8, 2),
+    Block(8, 8, 1),
 )
+
+
+def residual_blocks(config: NetworkConfig) -> tuple[Block, ...]:
+    """The eight residual blocks, in order of depth."""
+    channels = config.stem_channels
+    return tuple(Block(channels * block.incoming, channels * block.outgoing, block.stride) for block in _BLOCKS)
 
 
 class ResNet18(Architecture):
     """stem → block1 → … → block8 → average over the image → hidden layers → head."""
 
     name = "resnet18"
-    summary = "ResNet-18 for small images, then hidden_layers (or none) ReLU layers of width units"
+    summary = "ResNet-18 for small images, then hidden_layers (or none) fully connected layers of width units"
     mixes_samples = True
+    fields = ("hidden_layers", "width", "activation", "stem_channels")
+
+    def used(self, config: NetworkConfig) -> tuple[str, ...]:
+        return self.fields if config.hidden_layers else ("hidden_layers", "stem_channels")
 
     def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
         return None if inputs.is_image else "reads images alone"
 
     def describe(self, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
         _, height, width = inputs.shape
-        layers = [Layer("stem", 1, (STEM_CHANNELS, height, width))]
-        for number, block in enumerate(BLOCKS, 1):
+        layers = [Layer("stem", 1, (config.stem_channels, height, width))]
+        for number, block in enumerate(residual_blocks(config), 1):
             height, width = -(-height // block.stride), -(-width // block.stride)
             layers.append(Layer(f"block{number}", number + 1, (block.outgoing, height, width)))
         for number in range(1, config.hidden_layers + 1):
@@ -62,13 +72,14 @@ class ResNet18(Architecture):
 
     def size(self, config: NetworkConfig, inputs: InputSpec, head: Head) -> Size:
         stem, *layers = self.describe(config, inputs)
+        blocks = residual_blocks(config)
         size = _normalised_convolution(inputs.shape[0], stem, kernel=3)
-        for block, layer in zip(BLOCKS, layers, strict=False):
+        for block, layer in zip(blocks, layers, strict=False):
             size += _normalised_convolution(block.incoming, layer, kernel=3)
             size += _normalised_convolution(block.outgoing, layer, kernel=3)
             if block.resizes:
                 size += _normalised_convolution(block.incoming, layer, kernel=1)
-        units = [BLOCKS[-1].outgoing, *[config.width] * config.hidden_layers]
+        units = [blocks[-1].outgoing, *[config.width] * config.hidden_layers]
         return size + dense_stack(units) + readout(units[-1], head)
 
     def network_class(self) -> type[ReplicatedResNet18]:

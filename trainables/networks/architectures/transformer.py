@@ -12,26 +12,21 @@ from trainables.tasks.base import InputSpec
 if TYPE_CHECKING:
     from trainables.networks.transformer import ReplicatedTransformer
 
-# Most tokens read of a text: attention costs the square of their number.
-LONGEST = 256
-UNITS_PER_ATTENTION_HEAD = 16
-# Hidden units of a block's perceptron, per unit of the block.
-EXPANSION = 4
-
 
 class Transformer(Architecture):
     """Tokens and positions → block1 → … → head. A block is self-attention and a perceptron."""
 
     name = "transformer"
-    summary = f"hidden_layers blocks of self-attention over {LONGEST} tokens, width units each"
+    summary = "hidden_layers blocks of self-attention over context_length tokens, width units each"
+    fields = ("hidden_layers", "width", "attention_head_units", "expansion", "context_length")
 
     def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
         if not inputs.is_text:
             return "reads text alone"
         if config.hidden_layers < 1:
             return "needs hidden_layers 1 or more"
-        if config.width % UNITS_PER_ATTENTION_HEAD:
-            return f"needs a width that is a multiple of {UNITS_PER_ATTENTION_HEAD}"
+        if config.width % config.attention_head_units:
+            return f"needs a width that is a multiple of {config.attention_head_units}, its attention_head_units"
         return None
 
     def describe(self, config: NetworkConfig, inputs: InputSpec) -> tuple[Layer, ...]:
@@ -42,9 +37,9 @@ class Transformer(Architecture):
         """The size for a text of full length."""
         assert inputs.vocabulary is not None
         width, places = config.width, inputs.shape[0]
-        longest = min(LONGEST, places)
+        longest = min(config.context_length, places)
         embedding = table(inputs.vocabulary, width, places) + table(longest, width, places)
-        blocks = sum((_block_size(width, longest) for _ in range(config.hidden_layers)), NOTHING)
+        blocks = sum((_block_size(width, config.expansion, longest) for _ in range(config.hidden_layers)), NOTHING)
         return embedding + blocks + normalisation(width) + readout(width, head)
 
     def network_class(self) -> type[ReplicatedTransformer]:
@@ -53,12 +48,12 @@ class Transformer(Architecture):
         return ReplicatedTransformer
 
 
-def _block_size(units: int, tokens: int) -> Size:
+def _block_size(units: int, expansion: int, tokens: int) -> Size:
     of_token = (
         dense(units, 3 * units)  # queries, keys and values
         + dense(units, units)
-        + dense(units, EXPANSION * units)
-        + dense(EXPANSION * units, units)
+        + dense(units, expansion * units)
+        + dense(expansion * units, units)
         + normalisation(units)
         + normalisation(units)
     )

@@ -1,0 +1,224 @@
+"""The Optuna study that a record corresponds to.
+
+What Optuna is told of a trial while a study runs, and what it has of that trial when its study is built again from the
+record, come from the same functions.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import ValidationError
+
+from analysis.layout import ERROR_SUFFIX
+from study.record.outcome import FAILED, Outcome, mean_and_error
+from study.record.reader import FinishedTrial, RecordedTrial
+from study.search.parameters import offers, parameters_of
+from study.spec import StudySpec
+from trainables.config import SelfModelConfig
+from trainables.measures import MEASURES
+from trainables.outcomes import VERDICTS
+from trainables.trial import TrialConfig
+
+# The status_detail of a trial that a killed driver left open.
+INTERRUPTED = "interrupted"
+# User attributes of an Optuna trial: its key, its run in the record, and how it ended.
+KEY, RUN, STATUS = "trial_key", "run_id", "status_detail"
+# The user attribute that only trials with a result have.
+VERDICT = "rlct_verdict"
+# Fields of a trial's configuration that its Optuna trial has as user attributes.
+ATTRIBUTES = ("aux_weight", "target_depths", "control")
+# The user attribute of a trial that the space no longer has: a sampler does not see its values.
+OUTSIDE = "outside_the_space"
+_BASELINE = SelfModelConfig()
+
+
+class Ending(NamedTuple):
+    """What Optuna is told of a trial that has ended."""
+
+    attributes: dict[str, Any]
+    values: list[float] | None  # None if there are none by which Optuna can rank it
+    constraints: dict[str, float]
+
+    @classmethod
+    def of(cls, outcome: Outcome, spec: StudySpec) -> "Ending":
+        """The ending of a trial with this outcome."""
+        metrics = mean_and_error(outcome.measurements) | {"seconds": sum(outcome.seconds.values())}
+        return _with_result(spec, metrics, outcome.status, outcome.rlct.verdict, len(outcome.replicate_statuses))
+
+    @classmethod
+    def without_result(cls, status: str) -> "Ending":
+        """The ending of a trial that has no result: it failed, or a killed driver left it open."""
+        return cls({STATUS: status}, None, {})
+
+
+def attributes_of(key: str, config: TrialConfig) -> dict[str, Any]:
+    """The user attributes of a trial that begins."""
+    model = config.self_model.model_dump(mode="json")
+    return {KEY: key} | {name: model[name] for name in ATTRIBUTES}
+
+
+def view_of(
+    spec: StudySpec, finished: Mapping[str, FinishedTrial], trials: Sequence[RecordedTrial]
+) -> list[FrozenTrial]:
+    """The trials of the Optuna study that a record corresponds to, in the order in which they began.
+
+    Each finished trial is there once, with its values as the record has them now, and so is each trial that was begun
+    and has no result, as failed. Parameters and distributions are those of the spec's space.
+
+    Args:
+        spec: the study as it is now.
+        finished: the finished trials by key.
+        trials: every trial that was ever begun, in the order of beginning. None of them is running.
+    """
+    last_runs = {trial.key: trial.run_id for trial in trials}
+    baselines: set[TrialConfig] = set()
+    view = []
+    for trial in trials:
+        done = finished.get(trial.key)
+        if trial.run_id != (done.run_id if done else last_runs[trial.key]):
+            continue
+        if done is not None:
+            replicates = int(done.params.get("replicates", 0))
+            ending = _with_result(spec, done.metrics, done.status, done.rlct_verdict, replicates)
+        else:
+            ending = Ending.without_result(FAILED if trial.state == "FAILED" else INTERRUPTED)
+        view.append(_frozen(spec, trial, ending, baselines))
+    return view
+
+
+def shows(stored: Sequence[FrozenTrial], view: Sequence[FrozenTrial]) -> bool:
+    """Whether the ended trials of a stored Optuna study are those of the view.
+
+    Further ones without a result make no difference: suggestions that were known already, and failures made good since.
+    """
+    results = [trial for trial in stored if _has_result(trial)]
+    by_key = {trial.user_attrs.get(KEY): trial for trial in results}
+    if len(results) != sum(map(_has_result, view)):
+        return False
+    runs = {trial.user_attrs.get(RUN) for trial in stored}
+    for trial in view:
+        known = by_key.get(trial.user_attrs[KEY])
+        if not _has_result(trial):
+            known = trial if trial.user_attrs[RUN] in runs else None
+        if known is None or not _same(known, trial):
+            return False
+    return True
+
+
+def with_choices_of(view: Sequence[FrozenTrial], stored: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The view with what only a stored study knows of its trials, if they have the same parameters.
+
+    That is what samplers have noted in a trial's system attributes, and which parameters were chosen if several make
+    the same trial: the target of a network's last layer may be 'last' or its depth.
+    """
+    by_key = {trial.user_attrs.get(KEY): trial for trial in stored if _has_result(trial)}
+    trials = []
+    for trial in map(copy.copy, view):
+        known = by_key.get(trial.user_attrs[KEY])
+        if known is not None and known.distributions == trial.distributions:
+            constraints = {name: value for name, value in trial.system_attrs.items() if _is_constraint(name)}
+            noted = {name: value for name, value in known.system_attrs.items() if not _is_constraint(name)}
+            trial.params = known.params
+            trial.system_attrs = noted | constraints
+        trials.append(trial)
+    return trials
+
+
+def _with_result(spec: StudySpec, metrics: Mapping[str, float], status: str, verdict: str, replicates: int) -> Ending:
+    attributes: dict[str, Any] = {
+        name: value
+        for name, value in metrics.items()
+        if (_is_measure(name) or name == "seconds") and math.isfinite(value)
+    }
+    values = [metrics.get(name, math.nan) for name in spec.objectives]
+    return Ending(
+        attributes | {STATUS: status, VERDICT: verdict, "replicates": replicates},
+        values if all(map(math.isfinite, values)) else None,
+        _constraints(spec, status, verdict),
+    )
+
+
+def _constraints(spec: StudySpec, status: str, verdict: str) -> dict[str, float]:
+    """What is above 0 for a trial whose values do not mean what their names say.
+
+    A network that learned nothing has small weights and a low rlct, which a sampler must not take for good. Without a
+    validation split, only the test split shows a collapse, and samplers must not use the test split.
+    """
+    broken = status != "ok" if min(spec.values("validation_fraction")) > 0 else status == "diverged"
+    constraints = {"learned": float(broken)}
+    if any(name in MEASURES and MEASURES[name].needs_verdict for name in spec.objectives):
+        # A sampler must not take a meaningless estimate for a low rlct.
+        constraints["rlct_usable"] = float(not VERDICTS[verdict].usable)
+    return constraints
+
+
+def _frozen(spec: StudySpec, trial: RecordedTrial, ending: Ending, baselines: set[TrialConfig]) -> FrozenTrial:
+    """One trial of the view; `baselines` are those that began before it."""
+    parameters, attributes = {}, {KEY: trial.key}
+    # Fields of another version of the project are no parameters of today's space.
+    if (config := _config_of(trial)) is not None:
+        baseline = config.model_copy(update={"self_model": _BASELINE, "seeds": ()})
+        parameters = parameters_of(spec, config, baseline in baselines)
+        attributes = attributes_of(trial.key, config)
+        if config.self_model == _BASELINE:
+            baselines.add(baseline)
+        if not spec.is_enumerated and not offers(spec, config):
+            # Without a parameter, its values would be taken for those of another choice.
+            ending = ending._replace(attributes=ending.attributes | {OUTSIDE: True}, values=None)
+    frozen = create_trial(
+        state=TrialState.FAIL if ending.values is None else TrialState.COMPLETE,
+        values=ending.values,
+        params={name: value for name, (value, _) in parameters.items()},
+        distributions={name: distribution for name, (_, distribution) in parameters.items()},
+        user_attrs=attributes | {RUN: trial.run_id} | ending.attributes,
+        constraints=ending.constraints,
+    )
+    frozen.datetime_start = datetime.fromtimestamp(trial.started)
+    frozen.datetime_complete = datetime.fromtimestamp(max(trial.started, trial.ended))
+    return frozen
+
+
+def _config_of(trial: RecordedTrial) -> TrialConfig | None:
+    try:
+        return trial.config
+    except ValidationError:
+        return None
+
+
+def _same(stored: FrozenTrial, trial: FrozenTrial) -> bool:
+    # The values of parameters are not compared: several can make the same trial, which its key identifies.
+    return (
+        stored.state == trial.state
+        and stored.distributions == trial.distributions
+        and stored.constraints == trial.constraints
+        and all(map(_equal, stored.values or [], trial.values or []))
+        and all(_equal(stored.user_attrs.get(name), value) for name, value in trial.user_attrs.items())
+    )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        # A tracking server may round the last digit.
+        return math.isclose(one, other, rel_tol=1e-12)
+    return bool(one == other)
+
+
+def _has_result(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.COMPLETE or VERDICT in trial.user_attrs
+
+
+def _is_measure(name: str) -> bool:
+    """Whether it is a measure or a mean's standard error over replicates; others are notes on a single replicate."""
+    measured = name.removesuffix(ERROR_SUFFIX)
+    return any(
+        measured.startswith(measure.name) if measure.per_layer else measured == measure.name
+        for measure in MEASURES.values()
+    )
+
+
+def _is_constraint(system_attribute: str) -> bool:
+    return system_attribute.startswith("constraints")
