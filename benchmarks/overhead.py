@@ -32,7 +32,7 @@ from study.engine.ledger import Ledger
 from study.engine.plan import make_plan
 from study.engine.ray_cluster import connected
 from study.engine.resources import Device, Resources
-from study.engine.runner import RunTrial, StudyData
+from study.engine.runner import RunTrial
 from study.engine.runners import make_runner
 from study.engine.worker import run_trial
 from study.record.outcome import Outcome, Progress
@@ -210,7 +210,7 @@ def _reporting(outcome: Outcome, rest: Progress, files: Path) -> Callable[..., N
     last = rest._asdict() | {"outcome": outcome.to_json()}
     folder = str(files)
 
-    def report(suggestion: dict[str, Any], data: StudyData, device: Device) -> None:
+    def report(handed_out: dict[str, Any], **constants: Any) -> None:
         tune.report(last, checkpoint=tune.Checkpoint.from_directory(folder))
 
     return report
