@@ -50,6 +50,11 @@ class TrialField:
         """Its name within the section."""
         return self.path.rpartition(".")[2]
 
+    def value_in(self, config: TrialConfig) -> Any:
+        """Its value in a configuration, which has a target by its depths."""
+        key = "target_depths" if self.role == "target" else self.key
+        return getattr(getattr(config, self.section) if self.section else config, key)
+
 
 def _fields() -> Iterator[TrialField]:
     for section, info in TrialConfig.model_fields.items():

@@ -6,7 +6,7 @@ from typing import Any
 from trainables.auxiliary import get_auxiliary_task
 from trainables.config import NetworkConfig
 from trainables.fields import FIELDS, TARGET, with_effect
-from trainables.networks import Layer, get_architecture, layers_of
+from trainables.networks import get_architecture, layers_of
 from trainables.targets import has_target, target_depths
 from trainables.tasks import get_task
 from trainables.trial import SECTIONS, TrialConfig
@@ -33,19 +33,6 @@ def recipe_values(task: str, architecture: str | None = None) -> dict[str, Any]:
     return values | {"task": task, TARGET: recipe.target_depth if published else "last"}
 
 
-def make_trial(values: Mapping[str, Any], seeds: tuple[int, ...]) -> TrialConfig | None:
-    """The trial with these fields, by flat name, `task` among them; None if its network does not have the target.
-
-    Two choices that train the same networks make the same trial: a field without effect has its default, a control of
-    strength 0 is the baseline, and a target is given by depths.
-
-    Raises:
-        ConfigError: a name is unknown, or the network does not exist.
-        pydantic.ValidationError: a value is impossible, or contradicts another.
-    """
-    return make_completed(recipe_values(values["task"], values.get("architecture")) | dict(values), seeds)
-
-
 def network_of(values: Mapping[str, Any]) -> NetworkConfig:
     """The network of complete values; fields that make no difference to it have their defaults."""
     given = {field.key: values[field.name] for field in FIELDS.values() if field.role == "network"}
@@ -57,8 +44,16 @@ def network_of(values: Mapping[str, Any]) -> NetworkConfig:
     return NetworkConfig(**{name: value for name, value in given.items() if name not in unused})
 
 
-def make_completed(values: Mapping[str, Any], seeds: tuple[int, ...]) -> TrialConfig | None:
-    """As `make_trial`, of values that have all fields."""
+def make_trial(values: Mapping[str, Any], seeds: tuple[int, ...]) -> TrialConfig | None:
+    """The trial with these values of all fields, by flat name; None if its network does not have the target.
+
+    Two choices that train the same networks make the same trial: a field without effect has its default, a control of
+    strength 0 is the baseline, and a target is given by depths.
+
+    Raises:
+        ConfigError: the network does not exist.
+        pydantic.ValidationError: a value is impossible, or contradicts another.
+    """
     chosen = dict(values)
     auxiliary = get_auxiliary_task(chosen["control"])
     if auxiliary.strength is None:
@@ -79,11 +74,3 @@ def make_completed(values: Mapping[str, Any], seeds: tuple[int, ...]) -> TrialCo
     others = {name: chosen[name] for name, field in FIELDS.items() if not field.section}
     models = {name: SECTIONS[name](**given) for name, given in sections.items()}
     return TrialConfig(**others, **models, network=network, seeds=seeds)
-
-
-def target_of(config: TrialConfig, targets: list[int | str], layers: tuple[Layer, ...]) -> int | str | None:
-    """Which of these names means the targets of a trial; None if none does."""
-    for target in targets:
-        if has_target(target, layers) and target_depths(target, layers) == config.self_model.target_depths:
-            return target
-    return None

@@ -29,6 +29,7 @@ def retry_failed(arguments: list[str], console: Console) -> int:
 
 def _retry(given: argparse.Namespace, console: Console) -> int:
     from study.commands.run import analyse, execute_plan
+    from study.commands.views.standing import replicates_each
     from study.engine.plan import make_plan
     from study.record.writer import RecordWriter
     from trainables.tasks import load_task
@@ -55,7 +56,7 @@ def _retry(given: argparse.Namespace, console: Console) -> int:
         if not failed:
             say(f"No trial of {given.study!r} has failed: nothing to run again.")
         else:
-            say(f"{len(failed)} failed trial(s) to run again, {spec.replicates} replicates each.")
+            say(f"{len(failed)} failed trial(s) to run again, {replicates_each(spec.replicates)}.")
             execution = execute_plan(plan, record, options, console, only=failed)
     if given.json:
         ended = (execution.finished, execution.failed, execution.interrupted) if failed else (0, 0, False)

@@ -218,8 +218,7 @@ def _parameter(label: str, value: Any, dimension: Dimension) -> Parameters:
 def _value_in(config: TrialConfig, name: str, dimension: Dimension) -> Any:
     """The value of a field in a trial; a target by the name that the dimension has for it."""
     if name != TARGET:
-        section, _, key = FIELDS[name].path.rpartition(".")
-        return getattr(getattr(config, section) if section else config, key)
+        return FIELDS[name].value_in(config)
     depths, layers = config.self_model.target_depths, config.layers
     assert isinstance(dimension, list)
     named = [each for each in dimension if has_target(each, layers) and target_depths(each, layers) == depths]

@@ -175,9 +175,9 @@ class Space(_Fields):
 
         Of values by architecture or task, those for the first of `scopes` that has some.
         """
-        given = getattr(self, name) if name in self.model_fields_set else None
         if name not in self.model_fields_set:
             return None
+        given = getattr(self, name)
         if isinstance(given, dict):
             found = [given[scope] for scope in scopes if scope in given]
             if not found:

@@ -1,5 +1,6 @@
 """A study as data: the model is the file format, the validation, the command line and the documentation."""
 
+import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from trainables.auxiliary import get_auxiliary_task
 from trainables.config import LARGEST_SEED, NetworkConfig, ObserverConfig, RlctConfig, Section, TrainingConfig
 from trainables.errors import ConfigError
 from trainables.fields import FIELDS, PATHS, TARGET
-from trainables.making import make_completed, network_of, recipe_values
+from trainables.making import make_trial, network_of, recipe_values
 from trainables.measures import MEASURES, Measure
 from trainables.networks import Layer, architectures_for, check_network, get_architecture, layers_of
 from trainables.registry import did_you_mean
@@ -172,10 +173,9 @@ class StudySpec(Section):
                 if name in fields:
                     given = self.given(name)
                     fields[name] = {key: value for key, value in fields[name].items() if key in given}
-        for name in self.space.names:
-            section, _, key = FIELDS[name].path.rpartition(".")
-            if section in SECTIONS:
-                fields[section].pop(key, None)
+        for field in (FIELDS[name] for name in self.space.names):
+            if field.section in SECTIONS:
+                fields[field.section].pop(field.key, None)
         return fields
 
     @field_validator("name")
@@ -323,9 +323,9 @@ class StudySpec(Section):
             lists = [self._values_at(name, base) for name in sizes]
             ends = [sorted({min(values), max(values)}) if len(values) > 2 else values for values in lists]
             combined = [product(*lists)]
-            if count(lists) > MOST_CHECKED:
+            if math.prod(map(len, lists)) > MOST_CHECKED:
                 # A sample of each list, so that all its combinations with the others' ends are not too many.
-                room = [max(2, MOST_CHECKED * len(end) // (len(lists) * count(ends))) for end in ends]
+                room = [max(2, MOST_CHECKED * len(end) // (len(lists) * math.prod(map(len, ends)))) for end in ends]
                 some = [_spread(values, most) for values, most in zip(lists, room, strict=True)]
                 combined = [product(*ends[:n], some[n], *ends[n + 1 :]) for n in range(len(lists))]
             for chosen in islice(chain.from_iterable(combined), 2 * MOST_CHECKED):
@@ -382,7 +382,7 @@ class StudySpec(Section):
         names = [name for name in self.names if FIELDS[name].role not in ("network", "task", "target")]
         ends = [_ends(self.dimension(name, base | network)) for name in names]
         combinations: Iterator[tuple[Any, ...]] = product(*ends)
-        if count(ends) > MOST_COMBINED:
+        if math.prod(map(len, ends)) > MOST_COMBINED:
             draw = random.Random(0)
             combinations = (tuple(draw.choice(values) for values in ends) for _ in range(MOST_COMBINED))
         for chosen in islice(combinations, MOST_COMBINED):
@@ -575,13 +575,12 @@ class StudySpec(Section):
             mode="json",
             exclude={"name", "question", "trials", "sampler", "space", "design", "replicates", "architecture"},
         )
-        for name in self.names:
-            section, _, key = FIELDS[name].path.rpartition(".")
-            if FIELDS[name].role == "setting":
-                shared = fields[section] if section else fields
-                shared.pop(key, None)
-                if name not in self.varied:
-                    (shared[key],) = self.values(name, task)
+        for field in (FIELDS[name] for name in self.names):
+            if field.role == "setting":
+                shared = fields[field.section] if field.section else fields
+                shared.pop(field.key, None)
+                if field.name not in self.varied:
+                    (shared[field.key],) = self.values(field.name, task)
         return fields
 
     @property
@@ -626,7 +625,7 @@ class StudySpec(Section):
             ConfigError: the network does not exist, or two values contradict each other.
         """
         try:
-            return make_completed(values, self.seeds)
+            return make_trial(values, self.seeds)
         except ValidationError as error:
             # This runs within a validation, in which an error of pydantic's would be taken apart.
             details = error.errors()[0]
@@ -649,14 +648,6 @@ def _spread(values: list[Any], most: int) -> list[Any]:
     """At most about so many of the values, evenly spread, the first and the last among them."""
     stride = -(-len(values) // most)
     return values if stride == 1 else [*values[::stride], values[-1]]
-
-
-def count(lists: Sequence[Sequence[Any]]) -> int:
-    """Number of combinations of an element of each list."""
-    total = 1
-    for each in lists:
-        total *= len(each)
-    return total
 
 
 def _all(dimension: Dimension) -> list[Any]:

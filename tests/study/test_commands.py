@@ -101,10 +101,15 @@ def test_a_residual_network_has_its_stem_eight_blocks_and_a_hidden_layer(capfd: 
         (["mnist", "transformer"], "architecture 'transformer' reads text alone"),
         (["mnist", "--hidden_layers", "-1"], "--hidden_layers: "),
         (["mnist", "--depth", "2"], "unknown option --depth"),
+        (["digits", "mlp", "--kernel_size", "5"], "kernel_size: makes no difference to architecture 'mlp': leave it"),
+        (["digits", "convnet", "--kernel_size", "4"], "--kernel_size: must be odd"),
+        (["digits", "convnet", "--width", "many"], "--width: Input should be a valid integer"),
+        (["digits", "--activation", "sine"], "--activation: Input should be 'relu', 'gelu' or 'tanh', got sine"),
+        (["imdb", "transformer", "--width", "40"], "needs a width that is a multiple of 16, its attention_head_units"),
     ],
     ids=str,
 )
-def test_an_unknown_network_is_one_message(
+def test_an_unknown_or_impossible_network_is_one_message(
     arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert command(["layers", *arguments]) == 2

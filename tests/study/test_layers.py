@@ -24,27 +24,6 @@ def test_the_layers_follow_the_fields_of_the_network(
     assert line in [printed.split() for printed in capfd.readouterr().out.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["digits", "mlp", "--kernel_size", "5"], "kernel_size: makes no difference to architecture 'mlp': leave it"),
-        (["digits", "convnet", "--kernel_size", "4"], "--kernel_size: must be odd"),
-        (["digits", "convnet", "--width", "many"], "--width: Input should be a valid integer"),
-        (["digits", "--activation", "sine"], "--activation: Input should be 'relu', 'gelu' or 'tanh', got sine"),
-        (["imdb", "transformer", "--width", "40"], "needs a width that is a multiple of 16, its attention_head_units"),
-    ],
-    ids=str,
-)
-def test_a_field_that_is_impossible_or_without_effect_is_one_message(
-    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert command(["layers", *arguments]) == 2
-    error = capfd.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert len(error.splitlines()) == 1
-
-
 def test_every_field_of_the_network_is_an_option_with_its_description(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command(["layers", "--help"])

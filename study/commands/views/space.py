@@ -21,7 +21,7 @@ def add_space(table: Table, spec: StudySpec) -> None:
             continue  # Each has a row of its own.
         for scope, dimension in _by_architecture(spec, name).items():
             given = spec.values(name)
-            of_design = spec.sampler.name == "design" and name not in ("architecture",)
+            of_design = spec.sampler.name == "design" and name != "architecture"
             words = _in_words(given) if of_design else _in_words(dimension)
             table.add_row(name if not scope else f"{name}, {scope}", words + _condition(spec, name))
     if not spec.is_enumerated:
