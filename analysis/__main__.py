@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--rlct",
         metavar="KEY",
         help="use the rlct estimates with these settings, made by 'python -m study rlct estimate', instead of the "
-        "trials' own",
+        "trials' own; KEY+KEY where trials of several tasks have different ones",
     )
     parser.add_argument(
         "--out",

@@ -44,6 +44,8 @@ class Dimension(_Part):
     role: Role
     default: Any = None
     label: str = ""  # for an axis; "": the name
+    # Values of other dimensions with which a trial has this one; a trial with others has no value of it.
+    only_with: dict[str, tuple[Any, ...]] = {}
 
 
 class Outcome(_Part):

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis.description import Description, Dimension
-from analysis.values import as_value, differs, is_same
+from analysis.values import as_value, differs, is_missing, is_same
 
 
 def columns_of_trials(description: Description, trials: pd.DataFrame) -> list[str]:
@@ -35,10 +35,42 @@ def is_default(dimension: Dimension, value: object) -> bool:
     return is_same(value, as_value(dimension.default))
 
 
+def differs_in(trials: pd.DataFrame, dimension: Dimension) -> bool:
+    """Whether the trials differ in a dimension; those that cannot have it do not count."""
+    return differs(_values_of(trials, dimension))
+
+
+def without_what_a_trial_lacks(table: pd.DataFrame, description: Description) -> pd.DataFrame:
+    """The table with no values of the dimensions that a row's trial cannot have, such as kernels of an mlp.
+
+    A configuration has every field, those without effect at their defaults.
+    """
+    lacking = {
+        dimension.name: table[dimension.name].astype(object).where(_has(table, dimension), None)
+        for dimension in description.dimensions
+        if dimension.only_with
+    }
+    return table.assign(**lacking)
+
+
+def _has(table: pd.DataFrame, dimension: Dimension) -> pd.Series:
+    """Which rows' trials can have a dimension."""
+    has = pd.Series(True, index=table.index)
+    for other, values in dimension.only_with.items():
+        has &= table[other].isin([as_value(value) for value in values])
+    return has
+
+
+def _values_of(trials: pd.DataFrame, dimension: Dimension) -> pd.Series:
+    """The values of a dimension, of those trials that can have it."""
+    column = trials[dimension.name]
+    return column[~column.map(is_missing).astype(bool)] if dimension.only_with else column
+
+
 def _is_shown(dimension: Dimension, description: Description, trials: pd.DataFrame) -> bool:
     if dimension.role in ("target", "weight") or dimension.name in description.size_of_network:
         return True
-    column = trials[dimension.name]
-    if dimension.role in ("network", "auxiliary") and not column.map(lambda value: is_default(dimension, value)).all():
+    values = _values_of(trials, dimension)
+    if dimension.role in ("network", "auxiliary") and not values.map(lambda value: is_default(dimension, value)).all():
         return True
-    return differs(column)
+    return differs(values)

@@ -32,6 +32,7 @@ class Tag(StrEnum):
     PROTOCOL = "protocol"
     OBJECTIVES = "objectives"
     TRIALS = "trials"  # number of trials of the whole study
+    WORKERS = "workers"  # number of trials side by side as it was last run
     OPENED = "opened"  # when a driver last began to run it, in milliseconds since 1970
     # Of the runs of studies and trials.
     TASK = "task"
@@ -45,6 +46,7 @@ class Tag(StrEnum):
     # of these runs began, in milliseconds since 1970.
     SUPERSEDES = "supersedes"
     BEGUN = "begun"
+    PLACE = "place"  # of a trial's run: the trial's place in the study's search, from 0
     REPLICATE = "replicate"
     REPLICATE_KEY = "replicate_key"  # of a replicate's run: hash of the trial's key and the replicate's seed
     STATUS = "status_detail"

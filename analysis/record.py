@@ -8,10 +8,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis.description import Description
-from analysis.dimensions import is_default, shown_dimensions
+from analysis.dimensions import differs_in, is_default, shown_dimensions
 from analysis.freshness import ReportSource
 from analysis.layout import Tag
-from analysis.values import as_text, differs, groups, is_missing
+from analysis.values import as_text, groups, is_missing
 
 # Columns of both tables.
 STATUS = Tag.STATUS.value
@@ -45,8 +45,8 @@ class StudyRecord:
     @cached_property
     def differing(self) -> list[str]:
         """The dimensions that differ between these trials."""
-        names = [dimension.name for dimension in self.description.dimensions if dimension.name in self.trials]
-        return [name for name in names if differs(self.trials[name])]
+        dimensions = [dimension for dimension in self.description.dimensions if dimension.name in self.trials]
+        return [dimension.name for dimension in dimensions if differs_in(self.trials, dimension)]
 
     @cached_property
     def distinguishing(self) -> list[str]:

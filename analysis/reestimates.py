@@ -33,7 +33,8 @@ RESULTS = (
 def reestimates_with(client: MlflowClient, runs: Sequence[Run], key: str) -> pd.DataFrame:
     """The estimates made again with the settings of this key, one row per replicate: RESULTS, and a column per setting.
 
-    `runs` are those of estimates.
+    `runs` are those of estimates. Keys of several settings, 'a+b', are for trials with different settings, such as
+    those of two tasks: each trial has its latest estimate with one of them.
 
     Raises:
         AnalysisError: there are none; the message lists the settings with estimates.
@@ -41,7 +42,9 @@ def reestimates_with(client: MlflowClient, runs: Sequence[Run], key: str) -> pd.
     finished = [run for run in runs if run.info.status == "FINISHED"]
     # Two drivers may have made the same estimate: take the latest.
     latest = {
-        run.data.tags[Tag.TRIAL_KEY]: run for run in reversed(finished) if run.data.tags[Tag.RLCT_SETTINGS] == key
+        run.data.tags[Tag.TRIAL_KEY]: run
+        for run in reversed(finished)
+        if run.data.tags[Tag.RLCT_SETTINGS] in key.split("+")
     }
     if not latest:
         known = {run.data.tags[Tag.RLCT_SETTINGS]: settings_of(run) for run in finished}

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from analysis.description import Description
-from analysis.dimensions import columns_of_trials
+from analysis.dimensions import columns_of_trials, without_what_a_trial_lacks
 from analysis.errors import AnalysisError
 from analysis.freshness import ReportSource
 from analysis.layout import CHAIN_ERROR_SUFFIX, ERROR_SUFFIX, ESTIMATED, SEEDS, TARGET_DEPTHS, Level, Tag
@@ -32,8 +32,8 @@ def read_record(tracking_uri: str, study: str, rlct: str | None = None) -> Study
     Args:
         tracking_uri: the tracking store.
         study: name of the study.
-        rlct: key of settings; estimates made again with these replace the trials' own. A trial without such an estimate
-            then has no rlct.
+        rlct: key of settings, or several as 'a+b'; estimates made again with these replace the trials' own. A trial
+            without such an estimate then has no rlct.
 
     Raises:
         AnalysisError: the store cannot be read; the study is not in it, has no finished trial or no estimate with these
@@ -107,6 +107,7 @@ def _replicate_table(
 def arranged(table: pd.DataFrame, description: Description, objectives: Iterable[str]) -> pd.DataFrame:
     """A table of replicates with its columns and rows in order: measures last, rows by dimensions."""
     order = [dimension.name for dimension in description.dimensions]
+    table = without_what_a_trial_lacks(table, description)
     table = table.assign(**{name: tidy(table[name]) for name in order})
     # An objective is a column even if no replicate has a finite value.
     measured = description.measures_among(dict.fromkeys([*table.columns, *objectives]))
@@ -161,7 +162,8 @@ def _with_reestimates(
     joined[VERDICT] = joined[VERDICT].fillna(NO_ESTIMATE)
     columns = [*replicates.columns, *(name for name in replaced if name not in replicates.columns)]
     verdicts = dict(zip(estimates["trial_key"], estimates["trial_verdict"], strict=True))
-    settings = {name: str(estimates[name].iloc[0]) for name in settings_columns(estimates)}
+    shared = [name for name in settings_columns(estimates) if estimates[name].astype(str).nunique() == 1]
+    settings = {name: str(estimates[name].iloc[0]) for name in shared}
     return joined[columns], verdicts, settings
 
 

@@ -63,6 +63,7 @@ METAVARS = {
     **{f"space.{name}": "VALUE|LIST|RANGE" if range_of(field) else "VALUE|LIST" for name, field in FIELDS.items()},
     "design": "LIST",
     "objectives": "NAME=DIRECTION",
+    "sampler": "NAME|MAPPING",
     "rlct.nbeta": "batch|dataset|NUMBER",
 }
 

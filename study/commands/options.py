@@ -9,6 +9,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -36,6 +37,8 @@ RAY_STORAGE_VARIABLE = "SELF_MODELING_RAY_STORAGE"
 DEFAULT_STUDY = "quickstart"
 # Characters of an option's value: longer ones belong into a study file.
 LONGEST_OPTION = 10_000
+# Fields that are plain texts, which may begin with a bracket.
+TEXTS = ("name", "question")
 
 
 @dataclass(frozen=True)
@@ -146,16 +149,21 @@ def parse_fields(
     Raises:
         StudyError: an option is unknown, given twice or has a value that cannot be read.
     """
-    _check_words(arguments, fields)
+    _check_words(arguments)
+    words, in_yaml = _take_yaml(arguments, fields)
     try:
         # Constructing the settings parses the command line.
-        source: CliSettingsSource[Any] = CliSettingsSource(fields, root_parser=parser, cli_parse_args=arguments)
-        return parser.parse_args(arguments), source()
+        source: CliSettingsSource[Any] = CliSettingsSource(fields, root_parser=parser, cli_parse_args=words)
+        common, given = parser.parse_args(words), source()
     except SettingsError as error:
         found = re.search(r"for (?:field )?\"?([\w.]+)", str(error))
         option = f"--{found[1]}" if found else "an option"
-        form = "NAME=DIRECTION, such as rlct=minimize" if option == "--objectives" else "as in a study file, or as JSON"
+        form = "NAME=DIRECTION, such as rlct=minimize" if option == "--objectives" else "as in a study file"
         raise StudyError(f"{option}: its value cannot be read. Write it {form}; --help values shows how.") from error
+    for path, value in in_yaml.items():
+        section, _, key = path.rpartition(".")
+        (given.setdefault(section, {}) if section else given)[key] = value
+    return common, given
 
 
 def stores_of(given: argparse.Namespace) -> Stores:
@@ -311,10 +319,14 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
 
 def _merged(study: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The study's fields, replaced by those of the command line; sections are merged field by field."""
+    study, given = _with_short_names(study), _with_short_names(given)
     merged = _without_what_is_replaced(study, given)
     for name, value in given.items():
         if name == "space" and isinstance(value, dict):
-            value = {field: _dimension(field, text) for field, text in value.items()}
+            value = {field: _dimension(text) for field, text in value.items()}
+        if name == "design" and isinstance(value, dict):
+            # A block alone.
+            value = [value]
         if name in APART and isinstance(value, list) and len(value) == 1:
             # A field that can be a list arrives as a list: one element means a single value.
             value = value[0]
@@ -324,6 +336,15 @@ def _merged(study: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
             value = merged[name] | value
         merged[name] = value
     return merged
+
+
+def _with_short_names(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with `epochs` for `training.epochs` in the space, unless both are there, which the spec refuses."""
+    space = fields.get("space")
+    if not isinstance(space, dict):
+        return fields
+    short = {PATHS.get(name, name): value for name, value in space.items()}
+    return fields | {"space": short} if len(short) == len(space) else fields
 
 
 def _without_what_is_replaced(study: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -347,13 +368,11 @@ def _without_what_is_replaced(study: dict[str, Any], given: dict[str, Any]) -> d
     return kept
 
 
-def _dimension(name: str, text: Any) -> Any:
-    """A dimension from the text of an option: a value, a list with commas, or a list or mapping in YAML."""
+def _dimension(text: Any) -> Any:
+    """A dimension from the text of an option: a value, or a list with commas; what is no text stays as it is."""
     if not isinstance(text, str):
         return text
     text = text.strip()
-    if text.startswith(("[", "{")):
-        return read_yaml(text, f"--space.{name} {shown(text)}")
     if "," in text:
         return [_scalar(part.strip()) for part in text.split(",")]
     return _scalar(text)
@@ -363,11 +382,8 @@ def _scalar(text: str) -> Any:
     return None if text in ("None", "null") else text
 
 
-def _check_words(arguments: list[str], fields: type[BaseModel]) -> None:
-    """Check that no option is given twice, and that lists and mappings among the values are whole.
-
-    The last of two values would win otherwise, or both be taken for a list.
-    """
+def _check_words(arguments: list[str]) -> None:
+    """Check that no option is given twice: the last of two values would win, or both be taken for a list."""
     given: dict[str, str] = {}
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for word, after in zip(words, [*words[1:], ""], strict=False):
@@ -385,9 +401,41 @@ def _check_words(arguments: list[str], fields: type[BaseModel]) -> None:
             raise StudyError(f"{whole} and {_short(option)} overlap. Give single fields alone, or the whole alone.")
         if len(value) > LONGEST_OPTION:
             raise StudyError(f"{_short(option)}: its value has {len(value):,} characters. Put it into a study file.")
-        field = fields.model_fields.get(option.removeprefix("--").partition(".")[0])
-        if field and field.annotation is not str and value.startswith(("[", "{")):
-            read_yaml(value, f"{_short(option)} {shown(value)}")
+
+
+def _take_yaml(arguments: list[str], fields: type[BaseModel]) -> tuple[list[str], dict[str, Any]]:
+    """The other words of a command line, and the values of fields that are lists or mappings, which are read as YAML.
+
+    JSON is YAML, too. The values have the paths of their fields, `space.width`.
+    """
+    others: list[str] = []
+    found: dict[str, Any] = {}
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return [*others, word, *words], found
+        option, equals, value = word.partition("=")
+        given = [word]
+        if not equals and _may_be_structured(option, fields):
+            given += islice(words, 1)
+            value = given[-1]
+        if _may_be_structured(option, fields) and value.lstrip().startswith(("[", "{")):
+            found[option.removeprefix("--")] = read_yaml(value.strip(), f"{_short(option)} {shown(value)}")
+        else:
+            others += given
+    return others, found
+
+
+def _may_be_structured(option: str, fields: type[BaseModel]) -> bool:
+    """Whether an option is a field whose value may be a list or a mapping."""
+    name, _, key = option.removeprefix("--").partition(".")
+    field = fields.model_fields.get(name)
+    if field is None or not option.startswith("--"):
+        return False
+    if not key:
+        return name not in TEXTS
+    kind = field.annotation
+    return isinstance(kind, type) and issubclass(kind, BaseModel) and key in kind.model_fields
 
 
 def _short(option: str) -> str:

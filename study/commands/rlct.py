@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,19 +36,20 @@ def estimate(arguments: list[str], console: Console) -> int:
     parser = make_parser(
         "estimate",
         "Estimate the rlct of a study's finished trials again, from their checkpoints. Settings that are not given\n"
-        "are the study's. The trials' own estimates stay unchanged. Trials that already have an estimate with these\n"
-        "settings are skipped.",
+        "are each trial's own. The trials' own estimates stay unchanged. Trials that have one with these settings\n"
+        "already are skipped.",
         Settings,
     )
     options, given = parse(parser, Settings, arguments)
     study = _open(options, console)
-    settings = _settings(study, study.rlct, given)
-    trials = study.record.finished()
-    _print_plan(console, study.record, [settings], len(trials))
-    failures = _run(study, trials, [settings], options.plan, console)
+    trials = _finished(study)
+    settings = {key: [_settings(study, trial, given)] for key, trial in trials.items()}
+    _print_plan(console, study.record, settings)
+    failures = _run(study, trials, settings, options.plan, console)
     if options.plan:
         return EXIT_OK
-    _compare(study, settings, {trial.stored_key or key: trial.name for key, trial in trials.items()}, console)
+    keys = list(dict.fromkeys(each.key() for of_trial in settings.values() for each in of_trial))
+    _compare(study, keys, {trial.stored_key or key: trial.name for key, trial in trials.items()}, console)
     return EXIT_FAILED_TRIALS if failures else EXIT_OK
 
 
@@ -69,17 +70,17 @@ def calibrate(arguments: list[str], console: Console) -> int:
     )
     options, given = parse(parser, Grid, arguments)
     study = _open(options, console)
-    reference = _settings(study, study.rlct, {name: value for name, value in given.items() if name not in SWEPT})
-    repeat = reference.model_copy(update={"seed": reference.seed + 1})
-    grid = _grid(study, reference, given)
-    trials = _spread(study.record.finished(), options.trials)
-    _print_plan(console, study.record, grid, len(trials))
-    failures = _run(study, trials, [*grid, repeat], options.plan, console)
+    parts = _parts(study, given, options.trials, console)
+    trials = {key: trial for part in parts for key, trial in part.trials.items()}
+    settings = {key: [*part.grid, part.repeat] for part in parts for key in part.trials}
+    _print_plan(console, study.record, {key: part.grid for part in parts for key in part.trials})
+    failures = _run(study, trials, settings, options.plan, console)
     if options.plan:
         return EXIT_OK
     command = shlex.join([program("python"), "-m", "study", "rlct", "calibrate", *arguments])
-    keys = [trial.stored_key or key for key, trial in trials.items()]
-    _conclude(study, [settings.key() for settings in grid], reference, repeat, keys, command, console)
+    for part in parts:
+        name = f"{Artifact.CALIBRATION}/{part.name}" if len(parts) > 1 else str(Artifact.CALIBRATION)
+        _conclude(study, part, name, command, console)
     return EXIT_FAILED_TRIALS if failures else EXIT_OK
 
 
@@ -88,8 +89,6 @@ class _Study:
     """A study's record, and what estimates of its trials need."""
 
     record: "RecordWriter"
-    rlct: RlctConfig
-    training_samples: int
     data: Mapping[str, StudyData]  # by task
     stores: Stores
     runner: Runner
@@ -106,32 +105,86 @@ def _open(options: argparse.Namespace, console: Console) -> _Study:
     plan = make_plan(spec, [load_task(task, data_of(options)) for task in spec.tasks], record)
     return _Study(
         record=record,
-        rlct=spec.rlct,
-        training_samples=min(
-            of_task.data.shape.training_size(spec.training_of(task).validation_fraction)
-            for task, of_task in plan.data.items()
-        ),
         data=plan.data,
         stores=stores,
         runner=make_runner(options.runner, resources_of(options), stores, options.study, tell=console.print),
     )
 
 
-def _settings(study: _Study, base: RlctConfig, given: Mapping[str, Any]) -> RlctConfig:
-    raw = base.model_dump() | dict(given)
-    try:
-        settings = RlctConfig(**raw)
-    except ValidationError as error:
-        lines = explain_errors(error, raw, RlctConfig)
-        raise StudyError("these settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from error
-    if settings.batch_size > study.training_samples:
-        raise StudyError(
-            f"rlct.batch_size {settings.batch_size} exceeds the {study.training_samples} training samples of a trial"
+@dataclass(frozen=True)
+class _Part:
+    """Trials that are calibrated together: of one task, with the same settings of their own."""
+
+    task: str
+    reference: RlctConfig
+    grid: list[RlctConfig]
+    trials: Mapping[str, "FinishedTrial"]
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.reference.key()}"
+
+    @property
+    def repeat(self) -> RlctConfig:
+        """The reference with another seed."""
+        return self.reference.model_copy(update={"seed": self.reference.seed + 1})
+
+
+def _finished(study: _Study) -> dict[str, "FinishedTrial"]:
+    trials = study.record.finished()
+    if not trials:
+        raise StudyError(f"the study {study.record.study!r} has no finished trial: run it first (study/run.py).")
+    return trials
+
+
+def _parts(study: _Study, given: Mapping[str, Any], count: int, console: Console) -> list[_Part]:
+    """The calibrations to make: one for each task, and for each settings that trials of it have of their own."""
+    fixed = {name: value for name, value in given.items() if name not in SWEPT}
+    groups: dict[tuple[str, RlctConfig], dict[str, FinishedTrial]] = {}
+    for key, trial in _finished(study).items():
+        groups.setdefault((trial.params["task"], _settings(study, trial, fixed)), {})[key] = trial
+    large_enough = {own: trials for own, trials in groups.items() if len(_usable(trials)) > 1} or groups
+    for task, reference in groups.keys() - large_enough.keys():
+        console.print(
+            f"{task}, settings {reference.key()}: left out, fewer than two of its trials have networks that learned "
+            "something.",
+            soft_wrap=True,
         )
+    return [
+        _Part(task, reference, _grid(reference, given), _spread(trials, count))
+        for (task, reference), trials in large_enough.items()
+    ]
+
+
+def _settings(study: _Study, trial: "FinishedTrial", given: Mapping[str, Any]) -> RlctConfig:
+    """The settings for a trial: those that are given, otherwise its own.
+
+    Raises:
+        StudyError: they are impossible, or the trial is of a version of the project whose fields were different.
+    """
+    try:
+        config = trial.config
+    except ValidationError as error:
+        raise StudyError(
+            f"the trial {trial.name!r} is of another version of this project: use that version."
+        ) from error
+    settings = _changed(config.rlct, given)
+    samples = study.data[config.task].data.shape.training_size(config.training.validation_fraction)
+    if settings.batch_size > samples:
+        raise StudyError(f"rlct.batch_size {settings.batch_size} exceeds the {samples} training samples of a trial")
     return settings
 
 
-def _grid(study: _Study, reference: RlctConfig, given: Mapping[str, Any]) -> list[RlctConfig]:
+def _changed(base: RlctConfig, given: Mapping[str, Any]) -> RlctConfig:
+    raw = base.model_dump() | dict(given)
+    try:
+        return RlctConfig(**raw)
+    except ValidationError as error:
+        lines = explain_errors(error, raw, RlctConfig)
+        raise StudyError("these settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def _grid(reference: RlctConfig, given: Mapping[str, Any]) -> list[RlctConfig]:
     """Every combination of the swept settings; the reference is always among them."""
     axes = []
     for name, factors in SWEPT.items():
@@ -140,12 +193,17 @@ def _grid(study: _Study, reference: RlctConfig, given: Mapping[str, Any]) -> lis
         default = [float(f"{around * factor:.3g}") for factor in factors] if not isinstance(around, str) else [around]
         axes.append(dict.fromkeys([*given.get(name, default), around]))
     combinations = (dict(zip(SWEPT, values, strict=True)) for values in itertools.product(*axes))
-    return list(dict.fromkeys(_settings(study, reference, each) for each in combinations))
+    return list(dict.fromkeys(_changed(reference, each) for each in combinations))
+
+
+def _usable(trials: Mapping[str, "FinishedTrial"]) -> dict[str, "FinishedTrial"]:
+    """The trials whose networks learned something and have an rlct."""
+    return {key: trial for key, trial in trials.items() if STATUSES[trial.status].usable and "rlct" in trial.metrics}
 
 
 def _spread(trials: Mapping[str, "FinishedTrial"], count: int) -> dict[str, "FinishedTrial"]:
-    """`count` trials, spread from the lowest rlct to the highest; only networks that learned something."""
-    usable = {key: trial for key, trial in trials.items() if STATUSES[trial.status].usable and "rlct" in trial.metrics}
+    """`count` usable trials, spread from the lowest rlct to the highest."""
+    usable = _usable(trials)
     ordered = sorted(usable, key=lambda key: usable[key].metrics["rlct"])
     count = min(count, len(ordered))
     if count < 2:
@@ -154,27 +212,30 @@ def _spread(trials: Mapping[str, "FinishedTrial"], count: int) -> dict[str, "Fin
     return {ordered[index]: usable[ordered[index]] for index in sorted(chosen)}
 
 
-def _print_plan(console: Console, record: "RecordWriter", settings: list[RlctConfig], trials: int) -> None:
-    title = f": rlct of {trials} finished trials, {len(settings)} settings each"
+def _print_plan(console: Console, record: "RecordWriter", settings: Mapping[str, Sequence[RlctConfig]]) -> None:
+    """Show the settings, which are given by trial key."""
+    counts = " or ".join(map(str, dict.fromkeys(map(len, settings.values()))))
+    title = f": rlct of {len(settings)} finished trials, {counts} settings each"
     console.print(Text.assemble((record.study, "bold"), title))
-    differing = {
-        name: list(dict.fromkeys(getattr(each, name) for each in settings)) for name in RlctConfig.model_fields
-    }
+    every = list(itertools.chain.from_iterable(settings.values()))
+    differing = {name: list(dict.fromkeys(getattr(each, name) for each in every)) for name in RlctConfig.model_fields}
     for name, values in differing.items():
         console.print(f"  {name:<17}{', '.join(str(value) for value in values)}", highlight=False)
 
 
 def _run(
-    study: _Study, trials: Mapping[str, "FinishedTrial"], settings: list[RlctConfig], plan_only: bool, console: Console
+    study: _Study,
+    trials: Mapping[str, "FinishedTrial"],
+    settings: Mapping[str, Sequence[RlctConfig]],
+    plan_only: bool,
+    console: Console,
 ) -> int:
-    """Make the missing estimates; return how many failed."""
+    """Make the missing estimates of the trials, each with its settings, by trial key; return how many failed."""
     from study.commands.views.rlct import EstimateProgress
     from study.engine.estimation import jobs_to_do, run_jobs
 
-    if not trials:
-        raise StudyError(f"the study {study.record.study!r} has no finished trial: run it first (study/run.py).")
     jobs = jobs_to_do(study.record, trials, settings)
-    total = len(trials) * len(settings)
+    total = sum(map(len, settings.values()))
     console.print(f"{total - len(jobs)} of {total} estimates are there already, {len(jobs)} to do.")
     if plan_only:
         console.print("Nothing was estimated. Leave out --plan to do it.")
@@ -188,45 +249,41 @@ def _run(
             return run_jobs(jobs, study.record, study.data, study.runner, watch)
 
 
-def _compare(study: _Study, settings: RlctConfig, names: Mapping[str, str], console: Console) -> None:
+def _compare(study: _Study, keys: Sequence[str], names: Mapping[str, str], console: Console) -> None:
     """Show the new estimates beside the trials' own, and the command to analyse the study with them."""
     from analysis.errors import AnalysisError
     from study.commands.views.rlct import compare_estimates
 
-    name = study.record.study
+    name, key = study.record.study, "+".join(keys)
     try:
-        console.print(compare_estimates(study.stores.tracking_uri, name, settings.key(), names))
+        console.print(compare_estimates(study.stores.tracking_uri, name, key, names))
     except AnalysisError as error:
         raise StudyError(str(error)) from error
-    command = command_to_analyse(study.stores, name, "--rlct", settings.key())
+    command = command_to_analyse(study.stores, name, "--rlct", key)
     console.print(f"\nThe study with these estimates: {command}", highlight=False, soft_wrap=True)
 
 
-def _conclude(
-    study: _Study,
-    keys: list[str],
-    reference: RlctConfig,
-    repeat: RlctConfig,
-    trials: list[str],
-    command: str,
-    console: Console,
-) -> None:
+def _conclude(study: _Study, part: _Part, name: str, command: str, console: Console) -> None:
     """Judge the settings; write figures, tables and page; print the conclusions."""
     from analysis.calibration import read_calibration
     from analysis.calibration_report import conclusions, write_calibration
     from analysis.errors import AnalysisError
     from study.commands.views.rlct import settings_table
 
+    keys = [settings.key() for settings in part.grid]
+    trials = [trial.stored_key or key for key, trial in part.trials.items()]
     try:
         calibration = read_calibration(
-            study.stores.tracking_uri, study.record.study, keys, reference.key(), repeat.key(), trials
+            study.stores.tracking_uri, study.record.study, keys, part.reference.key(), part.repeat.key(), trials
         )
-        folder = study.stores.report_folder(study.record.study) / Artifact.CALIBRATION
+        folder = study.stores.report_folder(study.record.study) / name
         report = write_calibration(calibration, folder, command)
     except AnalysisError as error:
         raise StudyError(f"{error} The estimates are safe in the record; the same command judges them.") from error
-    study.record.attach(report.folder, Artifact.CALIBRATION)
+    study.record.attach(report.folder, name)
     console.print()
+    if name != Artifact.CALIBRATION:
+        console.print(f"{part.task}, {len(part.trials)} trials with the settings {part.reference.key()}:")
     console.print(settings_table(calibration.settings.to_dict("records"), calibration.proposed))
     for line in conclusions(calibration):
         console.print(line, highlight=False, soft_wrap=True)

@@ -65,7 +65,7 @@ def parse(
                 swept = action.dest in SWEPT and fields is Grid
                 action.metavar = "LIST" if swept else None if action.choices else "VALUE"
                 around = " and around it" if swept and len(SWEPT[action.dest]) > 1 else ""
-                action.help = str(action.help).replace("(default: None)", f"(default: the study's{around})")
+                action.help = str(action.help).replace("(default: None)", f"(default: each trial's own{around})")
         parser.print_help()
         raise SystemExit(0)
     common, given = parse_fields(parser, fields, arguments)

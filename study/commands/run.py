@@ -121,7 +121,7 @@ def execute_plan(
     runner = make_runner(options.runner, options.resources, options.stores, name, tell=console.print)
     beginning = "starting Ray …" if options.runner == "ray" else "starting …"
     with StudyProgress(plan, console, beginning) as progress:
-        execution = execute(plan, record, runner, progress, only)
+        execution = execute(plan, record, runner, progress, only, tell=console.print)
     if execution.failed:
         console.print(
             Text.assemble(

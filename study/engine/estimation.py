@@ -35,11 +35,19 @@ class Job:
         return self.trial.params["task"]
 
 
-def jobs_to_do(record: RecordWriter, trials: Mapping[str, FinishedTrial], settings: Sequence[RlctConfig]) -> list[Job]:
-    """A job for every trial and settings, except those in the record; the jobs of a trial are consecutive."""
+def jobs_to_do(
+    record: RecordWriter, trials: Mapping[str, FinishedTrial], settings: Mapping[str, Sequence[RlctConfig]]
+) -> list[Job]:
+    """A job for every trial and each of its settings, except those in the record; a trial's jobs are consecutive.
+
+    Trials and settings are by trial key.
+    """
     done = record.estimated()
     return [
-        Job(key, trial, each) for key, trial in trials.items() for each in settings if (key, each.key()) not in done
+        Job(key, trial, each)
+        for key, trial in trials.items()
+        for each in settings[key]
+        if (key, each.key()) not in done
     ]
 
 

@@ -15,10 +15,13 @@ from study.interrupts import deferred, received
 from study.record.outcome import Outcome
 from study.record.reader import RecordedTrial
 from study.record.writer import RecordWriter
+from study.search.choices import lag_of
 from study.search.parameters import offers
+from study.search.samplers import looks_at_results
 from study.search.search import Search, check_search
 from study.search.store import check_stored_study, opened_storage, reconcile
 from study.search.view import view_of
+from study.spec import StudySpec
 from trainables.trial import TrialConfig
 
 
@@ -43,13 +46,14 @@ def execute(
     runner: Runner,
     watcher: Watcher[RunTrial, Outcome],
     only: Collection[str] | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Execution:
     """Run the plan's missing trials; return when all have ended or the user has stopped the study.
 
     Finished trials that lack replicates come first, so that a search goes on from values over all of them.
 
     The plan is renewed once this driver holds the study. `only` are keys of trials, to run no others of those that the
-    study has begun or lists.
+    study has begun or lists. `tell` is given sentences for the user.
 
     Raises:
         HeldError: another driver holds the study.
@@ -69,22 +73,51 @@ def execute(
                 record.begin()
         stack.enter_context(record.held())
         plan = plan.renewed(record)
+        if (note := note_on_workers(plan.spec, runner.workers, record.workers())) is not None:
+            tell(note)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
         def open_growth() -> GrowthLedger:
-            record.open_study(plan.spec, plan.data_digest, plan.trials)
+            record.open_study(plan.spec, plan.data_digest, plan.trials, runner.workers)
             growing = [growth for growth in plan.growing if only is None or growth.key in only]
             return GrowthLedger(record, growing, watcher, folder)
 
         def open_search() -> SearchLedger:
             finished, begun = record.finished(), record.trials()
-            reconcile(plan.spec, storage, view_of(plan.spec, finished, begun), record.run_id)
+            view = view_of(plan.spec, finished, begun)
+            reconcile(plan.spec, storage, view, record.run_id)
             trials = _trials_to_run(plan, _unfinished(plan, begun), only)
-            search = Search(plan.spec, plan.data_digest, storage, trials, finished, record.run_id)
+            search = Search(
+                plan.spec,
+                plan.data_digest,
+                storage,
+                trials,
+                view,
+                record.run_id,
+                workers=runner.workers,
+                chooses=only is None,
+            )
             limit = max(plan.remaining, len(trials)) if only is None else len(trials)
             return SearchLedger(record, search, watcher, limit)
 
         return _run((open_growth, open_search), plan.data, record, runner)
+
+
+def note_on_workers(spec: StudySpec, workers: int, before: int | None) -> str | None:
+    """What the user should know of the number of trials side by side, on which a search depends."""
+    if spec.trials is None or not looks_at_results(spec.sampler):
+        return None
+    if before not in (None, workers):
+        return (
+            f"The study was last run with {before} trials side by side, and now with {workers}: {spec.sampler.name} "
+            f"will choose other trials than it would have (--concurrent {before} keeps to them)."
+        )
+    if 2 * lag_of(workers) > spec.trials:
+        return (
+            f"With {workers} trials side by side, {spec.sampler.name} chooses {min(lag_of(workers), spec.trials)} of "
+            f"{spec.trials} trials before it looks at a result. A lower --concurrent lets it learn more."
+        )
+    return None
 
 
 def _run(

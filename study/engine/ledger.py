@@ -16,7 +16,7 @@ from study.errors import disk_errors, without_secrets
 from study.interrupts import deferred
 from study.record.outcome import Outcome, Progress
 from study.record.writer import RecordWriter
-from study.search.search import Search, Suggestion
+from study.search.search import WAIT, Search, Suggestion, Wait
 
 _Trial = TypeVar("_Trial", bound=RunTrial)
 # Seconds between two notes of a running trial's stage in the record.
@@ -36,15 +36,18 @@ class Ledger(ABC, Generic[_Trial]):
         self.stopped = False  # on request, before all trials were handed out
 
     @deferred()
-    def next(self) -> _Trial | None:
-        """The next trial to run; None when nothing is left, or somebody asked the driver to stop."""
+    def next(self) -> _Trial | Wait | None:
+        """The next trial to run; WAIT if none is known before another ends.
+
+        None when nothing is left, or somebody asked the driver to stop.
+        """
         if self.handed_out >= self.limit:
             return None
         if self._record.stop_request is not None:
             self.stopped = True
             return None
         trial = self._take()
-        self.handed_out += trial is not None
+        self.handed_out += trial is not None and trial is not WAIT
         return trial
 
     @deferred()
@@ -90,8 +93,8 @@ class Ledger(ABC, Generic[_Trial]):
         self._watcher.failed(trial, reason)
 
     @abstractmethod
-    def _take(self) -> _Trial | None:
-        """The next trial to run; None when nothing is left."""
+    def _take(self) -> _Trial | Wait | None:
+        """The next trial to run; WAIT if none is known before another ends, None when nothing is left."""
 
     @abstractmethod
     def _begin(self, trial: _Trial) -> None:
@@ -129,11 +132,11 @@ class SearchLedger(Ledger[Suggestion]):
         super().__init__(record, watcher, limit)
         self._search = search
 
-    def _take(self) -> Suggestion | None:
+    def _take(self) -> Suggestion | Wait | None:
         return self._search.ask()
 
     def _begin(self, trial: Suggestion) -> None:
-        self._search.start(trial, self._record.start_trial(trial.key, trial.config))
+        self._search.start(trial, self._record.start_trial(trial.key, trial.config, trial.place))
 
     def _epochs_to_log(self, progress: Progress) -> list[dict[str, list[float]]]:
         return progress.epochs
@@ -177,7 +180,7 @@ class GrowthLedger(Ledger[Growth]):
         return None
 
     def _begin(self, trial: Growth) -> None:
-        self._record.start_trial(trial.key, trial.whole, supersedes=trial.earlier)
+        self._record.start_trial(trial.key, trial.whole, trial.earlier.place, supersedes=trial.earlier)
 
     def _epochs_to_log(self, progress: Progress) -> list[dict[str, list[float]]]:
         return []  # Means are over all replicates, and are recorded at the end.

@@ -17,6 +17,7 @@ from study.engine.ledger import Ledger
 from study.engine.resources import Resources
 from study.engine.runner import Estimated, StudyData
 from study.errors import StudyError, disk_errors
+from study.search.search import WAIT
 
 
 class LocalRunner:
@@ -40,11 +41,17 @@ class LocalRunner:
         """Nothing to connect to: trials run in this process."""
         return nullcontext()
 
+    @property
+    def workers(self) -> int:
+        """One: trials run in turn."""
+        return 1
+
     def run_trials(self, ledger: Ledger[Any], data: Mapping[str, StudyData]) -> None:
         """Run the ledger's trials, one after the other."""
         from study.engine.worker import run_trial
 
         while (trial := ledger.next()) is not None:
+            assert trial is not WAIT, "with one worker, all trials before have ended"
             ledger.start(trial)
             with disk_errors(), tempfile.TemporaryDirectory() as folder:
                 try:

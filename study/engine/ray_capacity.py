@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import yaml
@@ -48,20 +48,28 @@ def check_cluster(resources: Resources) -> str | None:
         )
     waiting = f"{wanted}, which no node has yet: waiting for the autoscaler to start one"
     # The launcher does not know the resources of a type that does not name them, on machines of one's own.
-    fitting = [name for name, each in types.items() if not each or _fits(resources, each)]
+    fitting = [name for name, each in types.items() if not each.resources or _fits(resources, each.resources)]
     if fitting:
         return f"{waiting} ({', '.join(fitting)})"
     if types:
+        of_types = [each.resources for each in types.values()]
         raise StudyError(
             f"{wanted}, and neither a node of the cluster nor a type of node that the autoscaler may start has that "
-            f"({_list(types.values())}): lower {_options(resources, types.values())}, or add such a type to the "
+            f"({_list(of_types)}): lower {_options(resources, of_types)}, or add such a type to the "
             "cluster's configuration."
         )
     return waiting
 
 
-def node_types() -> dict[str, Mapping[str, float]] | None:
-    """Resources of the types of nodes that an autoscaler may start, by name.
+class NodeType(NamedTuple):
+    """A type of node that an autoscaler may start: its resources, as far as they are known, and the most of them."""
+
+    resources: Mapping[str, float]
+    most: int
+
+
+def node_types() -> dict[str, NodeType] | None:
+    """The types of nodes that an autoscaler may start, by name.
 
     Empty where there is an autoscaler that does not tell them, None where there is none.
     """
@@ -73,30 +81,47 @@ def node_types() -> dict[str, Mapping[str, float]] | None:
         pass
     reported = ray._private.state.state.get_cluster_config()
     if reported is not None and reported.node_group_configs:
-        return {group.name: dict(group.resources) for group in reported.node_group_configs if group.max_count != 0}
+        groups = reported.node_group_configs
+        return {each.name: NodeType(dict(each.resources), each.max_count) for each in groups if each.max_count != 0}
     # Only nodes that an autoscaler manages carry the name of a type.
     named = any("ray.io/node-group" in node.get("Labels", {}) for node in ray.nodes())  # type: ignore[no-untyped-call]
     return {} if named else None
 
 
-def launcher_types(config: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+def launcher_types(config: Mapping[str, Any]) -> dict[str, NodeType]:
     """The types of workers in a configuration of Ray's launcher, by name."""
     head = config.get("head_node_type")
     most = config.get("max_workers", 0)
-    return {
-        name: each.get("resources") or {}
+    types = {
+        name: NodeType(each.get("resources") or {}, min(most, each.get("max_workers", most)))
         for name, each in config["available_node_types"].items()
-        if name != head and min(most, each.get("max_workers", most)) > 0
+        if name != head
     }
+    return {name: each for name, each in types.items() if each.most > 0}
+
+
+def most_at_any_time(resources: Resources) -> int:
+    """Number of trials that fit the cluster's nodes when an autoscaler has started all that it may, at least 1.
+
+    An autoscaler that does not tell its types of nodes may start more.
+    """
+    types = (node_types() or {}).values()
+    started = sum(each.most * _number(resources, each.resources) for each in types)
+    return max(most_side_by_side(resources), started)
 
 
 def most_side_by_side(resources: Resources) -> int:
     """Number of trials that fit the cluster's nodes at the same time, at least 1."""
     available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(1, _number(resources, available))
+
+
+def _number(resources: Resources, available: Mapping[str, float]) -> int:
+    """Number of trials that fit these resources."""
     fitting = available.get("CPU", 0) / resources.cpus_per_trial
     if resources.gpus_per_trial:
         fitting = min(fitting, available.get("GPU", 0) / resources.gpus_per_trial)
-    return max(1, int(fitting))
+    return int(fitting)
 
 
 def _wanted(resources: Resources) -> dict[str, float]:

@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 from study.engine.code import CodeVersion, OtherCodeError, check_code, code_here
 from study.engine.estimation import Job
 from study.engine.ledger import Ledger
+from study.engine.ray_capacity import most_at_any_time
 from study.engine.ray_cluster import Connection, connected
 from study.engine.ray_estimates import run_estimates
 from study.engine.ray_health import raising_loss
@@ -28,6 +29,7 @@ from study.engine.runner import Estimated, RunTrial, StudyData
 from study.errors import StudyError, disk_errors
 from study.record.outcome import Outcome, Progress
 from study.record.stores import Stores
+from study.search.search import WAIT
 from trainables.trial import TrialConfig
 
 TUNE_SETTINGS = {
@@ -59,6 +61,11 @@ class RayRunner:
             if self._connection.note is not None:
                 self._tell(self._connection.note)
             yield
+
+    @property
+    def workers(self) -> int:
+        """Trials that run side by side: as many as asked for, or as the cluster may have room for."""
+        return self._resources.concurrent or most_at_any_time(self._resources)
 
     def run_trials(self, ledger: Ledger[Any], data: Mapping[str, StudyData]) -> None:
         """Run the ledger's trials with Ray Tune."""
@@ -186,11 +193,13 @@ class _LedgerSearcher(Searcher):
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         with self._desk.error_kept():
             trial = self._desk.ledger.next()
         if trial is None:
             return str(Searcher.FINISHED)
+        if trial is WAIT:
+            return None  # Ray Tune asks again.
         self._desk.trials[trial_id] = trial
         return {"key": trial.key, "trial": trial.config.model_dump(mode="json")}
 

@@ -48,6 +48,10 @@ class Runner(Protocol):
             StudyError: it cannot be reached or started, or lacks the resources of a trial.
         """
 
+    @property
+    def workers(self) -> int:
+        """Number of trials that run side by side, known while connected."""
+
     def run_trials(self, ledger: "Ledger[Any]", data: Mapping[str, StudyData]) -> None:
         """Run the ledger's trials until none is left, and tell the ledger how each one ends; `data` is by task.
 

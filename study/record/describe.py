@@ -3,6 +3,7 @@
 from analysis.description import Description, Dimension, Measure, Outcome
 from trainables.fields import FIELDS, TrialField
 from trainables.measures import MEASURES
+from trainables.networks import ARCHITECTURES
 from trainables.outcomes import STATUSES, VERDICTS
 
 # In the record, a trial's target is given by its depths in the network.
@@ -51,4 +52,14 @@ def _dimension(field: TrialField) -> Dimension:
     if field.role == "weight":
         label = "self-modeling weight (aux_weight)"
         return Dimension(name=field.name, meaning=meaning, role=field.role, default=default, label=label)
-    return Dimension(name=field.name, meaning=meaning, role=field.role, default=default)
+    return Dimension(
+        name=field.name, meaning=meaning, role=field.role, default=default, only_with=_architectures_with(field)
+    )
+
+
+def _architectures_with(field: TrialField) -> dict[str, tuple[str, ...]]:
+    """The architectures that have a field of the network; nothing if all have it."""
+    having = tuple(name for name, each in ARCHITECTURES.items() if field.name in each.fields)
+    if field.role != "network" or field.name == "architecture" or len(having) == len(ARCHITECTURES):
+        return {}
+    return {"architecture": having}

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +47,8 @@ class Driver:
 class Counts:
     """Trials of a study by how they stand; `total`, `to_run` and `to_grow` are None for records that do not say.
 
+    Trials that a grid or design listed once and no longer lists are `outside`, and in no other count.
+
     A finished trial that is being given more replicates is also among those that run, or that failed at it.
     """
 
@@ -56,6 +58,7 @@ class Counts:
     running: int
     to_run: int | None
     to_grow: int | None  # finished trials with fewer replicates than the study was last run with
+    outside: int  # finished or failed trials that are no longer in the study's space
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def overview(record: RecordReader, patiently: bool = True) -> Overview:
     holder = record.holder(patiently)
     # Read after the holder was seen: what it has ended meanwhile is then in.
     record.refresh()
-    trials = record.trials()
+    trials, outside = _apart(record.trials(), record.listed_keys())
     latest = {trial.key: trial for trial in trials}
     finished = list({trial.key: trial for trial in trials if trial.state == "FINISHED"}.values())
     failed = [trial for trial in latest.values() if trial.state == "FAILED"]
@@ -142,7 +145,7 @@ def overview(record: RecordReader, patiently: bool = True) -> Overview:
         question=record.question() if record.run_id else "",
         state=_state(record, holder),
         driver=Driver.of(holder) if holder else None,
-        trials=Counts(total, len(finished), len(failed), len(running), to_run, to_grow),
+        trials=Counts(total, len(finished), len(failed), len(running), to_run, to_grow, len(outside)),
         replicates=_fewest_and_most(finished),
         running=tuple(
             RunningTrial(each.number, each.key, each.name, each.stage, each.host, each.started) for each in running
@@ -154,9 +157,23 @@ def overview(record: RecordReader, patiently: bool = True) -> Overview:
         trials_per_hour=per_hour,
         seconds_left=left,
         last_activity=max(
-            [holder.heartbeat if holder else 0.0, record.opened(), *(max(t.started, t.ended) for t in trials)]
+            [
+                holder.heartbeat if holder else 0.0,
+                record.opened(),
+                *(max(t.started, t.ended) for t in (*trials, *outside)),
+            ]
         ),
     )
+
+
+def _apart(
+    trials: Sequence[RecordedTrial], listed: Set[str] | None
+) -> tuple[Sequence[RecordedTrial], Sequence[RecordedTrial]]:
+    """The runs of the study's trials, and the last ended run of each trial that the study no longer lists."""
+    if listed is None:
+        return trials, ()
+    ended = {each.key: each for each in trials if each.key not in listed and each.state in ("FINISHED", "FAILED")}
+    return [trial for trial in trials if trial.key in listed], tuple(ended.values())
 
 
 def _state(record: RecordReader, holder: Holder | None) -> State:

@@ -21,6 +21,12 @@ def digest_of(data_digest: DataDigest, task: str) -> str:
     return data_digest if isinstance(data_digest, str) else data_digest[task]
 
 
+def as_digest(stored: str) -> DataDigest:
+    """The digest of a study's data from the tag of its run, where those of several tasks are JSON."""
+    digests: dict[str, str] = json.loads(stored) if stored.startswith("{") else {}
+    return digests or stored
+
+
 def protocol_of(spec: StudySpec, data_digest: DataDigest) -> dict[str, Any]:
     """The settings that all trials of a study share, by dotted name, with the data digest and the protocol version.
 

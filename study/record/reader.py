@@ -27,7 +27,7 @@ from analysis.tracking import quieten_mlflow, search_all_runs, without_supersede
 from study.errors import StudyError, without_secrets
 from study.record.lease import Holder, living_holder
 from study.record.outcome import Outcome
-from study.record.protocol import DataDigest, differences
+from study.record.protocol import DataDigest, as_digest, differences, digest_of
 from study.record.stores import Stores
 from study.spec import StudySpec, build_spec, read_study
 from trainables.trial import TrialConfig
@@ -53,6 +53,7 @@ class FinishedTrial:
     ended: int  # milliseconds since 1970
     begun: int  # likewise, with fewer replicates perhaps
     stored_key: str | None = None  # its key in the record, where an earlier version made it by another formula
+    place: int | None = None  # in the search; records of earlier versions have none
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -88,6 +89,7 @@ class RecordedTrial:
     reason: str  # of a failure, in a line
     started: float
     ended: float
+    place: int | None = None  # in the search, from 0; records of earlier versions have none
 
     @property
     def config(self) -> TrialConfig:
@@ -164,6 +166,11 @@ class RecordReader:
         tags = {} if self._study_run is None else self._study_run.data.tags
         return int(tags[Tag.TRIALS]) if Tag.TRIALS in tags else None
 
+    def workers(self) -> int | None:
+        """Number of trials side by side as the study was last run; None for older records, which do not say."""
+        tags = {} if self._study_run is None else self._study_run.data.tags
+        return int(tags[Tag.WORKERS]) if Tag.WORKERS in tags else None
+
     def opened(self) -> float:
         """When a driver last began to run the study, in seconds since 1970; 0 before that."""
         if self._study_run is None:
@@ -202,6 +209,7 @@ class RecordReader:
                 ended=run.info.end_time or 0,
                 begun=_begun(run),
                 stored_key=stored if (stored := run.data.tags[Tag.TRIAL_KEY]) != keys[run.info.run_id] else None,
+                place=_place(run),
             )
             for run in sorted(runs, key=_order)
         }
@@ -235,6 +243,7 @@ class RecordReader:
                 reason=run.data.tags.get(Tag.REASON, ""),
                 started=run.info.start_time / 1000,
                 ended=(run.info.end_time or 0) / 1000,
+                place=_place(run),
             )
             for number, run in enumerate(self._runs_of_trials(), 1)
         ]
@@ -279,6 +288,24 @@ class RecordReader:
         with tempfile.TemporaryDirectory() as folder:
             file = self.download(self._existing_run().info.run_id, Artifact.SPEC, Path(folder))
             return build_spec(read_study(str(file)), str(file))
+
+    def listed_keys(self) -> frozenset[str] | None:
+        """Keys of the trials that the study lists, as it was last run.
+
+        None for a search, which has no list, before the study has begun, and for a record of a version of the project
+        whose studies or digests were different.
+        """
+        stored = {} if self._study_run is None else self._study_run.data.tags
+        if Tag.DATA_DIGEST not in stored:
+            return None
+        try:
+            spec = self.spec()
+            if not spec.is_enumerated:
+                return None
+            digest = as_digest(stored[Tag.DATA_DIGEST])
+            return frozenset(trial.key(digest_of(digest, trial.task)) for trial in spec.listed())
+        except (StudyError, KeyError):
+            return None
 
     def download(self, run_id: str, artifact: str, folder: Path) -> Path:
         """Fetch an artifact of a run into a folder."""
@@ -416,6 +443,10 @@ def _last_metrics(run: Run) -> dict[str, float]:
 def _begun(run: Run) -> int:
     """When a trial first began, with fewer replicates perhaps, in milliseconds since 1970."""
     return int(run.data.tags.get(Tag.BEGUN, run.info.start_time))
+
+
+def _place(run: Run) -> int | None:
+    return int(run.data.tags[Tag.PLACE]) if Tag.PLACE in run.data.tags else None
 
 
 def _order(run: Run) -> tuple[int, int, str]:

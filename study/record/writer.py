@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -29,9 +28,10 @@ from study.record.environment import describe_environment
 from study.record.journal import begin_log, end_log
 from study.record.lease import Lease, StopRequest, held_study
 from study.record.outcome import FAILED, EstimateOutcome, Outcome, RlctOutcome, describe_trial, mean_and_error
-from study.record.protocol import DataDigest, digest_of, protocol_of
+from study.record.protocol import DataDigest, as_digest, digest_of, protocol_of
 from study.record.reader import FinishedTrial, RecordReader
 from study.spec import StudySpec
+from study.spec.yaml_text import write_yaml
 from trainables.config import RlctConfig
 from trainables.measures import end_measures
 from trainables.outcomes import VERDICTS
@@ -113,8 +113,12 @@ class RecordWriter(RecordReader):
                 if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
                     raise
 
-    def open_study(self, spec: StudySpec, data_digest: DataDigest, trials: int | None = None) -> None:
-        """Begin the study's run, or continue the existing one; `trials` is the number of trials of the whole study.
+    def open_study(
+        self, spec: StudySpec, data_digest: DataDigest, trials: int | None = None, workers: int | None = None
+    ) -> None:
+        """Begin the study's run, or continue the existing one.
+
+        `trials` is the number of trials of the whole study, `workers` that of trials side by side.
 
         Raises:
             StudyError: the files of the study lie elsewhere than it is asked for now.
@@ -137,20 +141,27 @@ class RecordWriter(RecordReader):
             }
             if trials is not None:
                 tags[Tag.TRIALS] = str(trials)
+            if workers is not None:
+                tags[Tag.WORKERS] = str(workers)
             if self._study_run is None:
                 self._study_run = self._create_run(spec.name, tags)
             else:
                 self._client.update_run(self._study_id, status="RUNNING")
                 self._client.log_batch(self._study_id, tags=_tags(tags))
                 self._study_run = self._client.get_run(self._study_id)
-            self._client.log_text(self._study_id, _as_yaml(spec), Artifact.SPEC)
+            self._client.log_text(self._study_id, write_yaml(spec.model_dump(mode="json")), Artifact.SPEC)
             self._client.log_text(self._study_id, describe_record().model_dump_json(indent=1), Artifact.DESCRIPTION)
             # Close the runs that a killed driver left open: nothing more is written to them.
             self._close_open_runs()
             self._delete_superseded()
 
-    def start_trial(self, key: str, config: TrialConfig, supersedes: FinishedTrial | None = None) -> str:
-        """Begin a trial's run, which may supersede an earlier one with fewer replicates; return its id."""
+    def start_trial(
+        self, key: str, config: TrialConfig, place: int | None = None, supersedes: FinishedTrial | None = None
+    ) -> str:
+        """Begin the run of a trial with its place in the search, if it is known; return the run's id.
+
+        The run may supersede an earlier one with fewer replicates.
+        """
         with self._writing():
             study_tags = self._study_tags()
             tags: dict[str, str] = {
@@ -162,6 +173,8 @@ class RecordWriter(RecordReader):
                 Tag.GIT_COMMIT: study_tags[Tag.GIT_COMMIT],
                 Tag.DATA_DIGEST: self._digest_of(config.task),
             }
+            if place is not None:
+                tags[Tag.PLACE] = str(place)
             if supersedes is not None:
                 tags |= {Tag.SUPERSEDES: supersedes.run_id, Tag.BEGUN: str(supersedes.begun)}
             run = self._create_run(describe_trial(config, self._varied), tags, parent=self._study_id)
@@ -343,8 +356,7 @@ class RecordWriter(RecordReader):
         self._client.set_terminated(run_id, "FINISHED")
 
     def _digest_of(self, task: str) -> str:
-        stored = self._study_tags()[Tag.DATA_DIGEST]
-        return digest_of(json.loads(stored) if stored.startswith("{") else stored, task)
+        return digest_of(as_digest(self._study_tags()[Tag.DATA_DIGEST]), task)
 
     def _create_run(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
         assert self._experiment is not None
@@ -396,10 +408,6 @@ def _params(values: Mapping[str, Any]) -> list[Param]:
 
 def _tags(values: Mapping[str, str]) -> list[RunTag]:
     return [RunTag(str(name), str(value)) for name, value in values.items()]
-
-
-def _as_yaml(spec: StudySpec) -> str:
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _now() -> int:

@@ -62,8 +62,8 @@ def make_sampler(
 ) -> BaseSampler:
     """The sampler that a study names, or one that draws at random, for one suggestion.
 
-    Its random numbers depend on the study's seed, the number of trials before this one and the suggestions for it that
-    were known already. A study that goes on after a crash therefore draws the numbers that it would have drawn.
+    Its random numbers depend on the study's seed, the trial's place in the search and the suggestions for it that were
+    known already. A search that goes on after a crash therefore draws the numbers that it would have drawn.
 
     Raises:
         StudyError: the sampler cannot be made; `check_sampler` says so before the first trial.
@@ -127,28 +127,28 @@ def check_sampler(sampler: SamplerConfig, objectives: int, numeric_only: bool) -
         ) from error
 
 
-def attributes_in_storage(sampler: SamplerConfig, finished_before: int) -> dict[str, Any]:
-    """The system attributes by which the sampler knows a finished trial, for a study that is made from its record.
+def looks_at_results(sampler: SamplerConfig) -> bool:
+    """Whether what the sampler chooses depends on how other trials have ended."""
+    return sampler.name != "random"
 
-    Genetic samplers look for parents among the trials of a generation. Others need no attributes; CMA-ES, whose state
-    is lost, starts again.
 
-    Args:
-        sampler: one that chooses trials.
-        finished_before: the number of finished trials before this one.
+def knows_by_trials_alone(sampler: SamplerConfig, objectives: int) -> bool:
+    """Whether the sampler keeps no notes: parameters, values and constraints of all trials are what it goes by.
+
+    Genetic samplers note generations, CMA-ES its state, and a TPE that draws several parameters at once what it drew.
+    Of a sampler that is not known here, notes are assumed.
     """
-    made = make_sampler(sampler, study_seed=0, trial=0, attempt=0)
-    if not isinstance(made, BaseGASampler):
-        return {}
-    assert made.population_size is not None, "genetic samplers have a population"
-    return {made._get_generation_key(): finished_before // made.population_size}
+    if sampler.name == "tpe":
+        multivariate = sampler.options.get("multivariate")
+        return not (objectives == 1 if multivariate is None else multivariate) and not sampler.options.get("group")
+    return sampler.name in ("gp", "qmc", "random")
 
 
 class _SequenceByTrial(QMCSampler):
     """Quasi-random points, of which a trial takes the one of its own number.
 
-    QMCSampler counts in Optuna's storage how many points it has drawn; a study that is made again from its record has
-    no such count, and would draw the same points once more.
+    QMCSampler counts in the study how many points it has drawn; a search that goes on would draw the same points once
+    more.
     """
 
     def __init__(self, *, place: int, **options: Any):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import optuna
 from optuna.exceptions import StorageInternalError
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -15,10 +16,8 @@ from analysis.servers import SECONDS_TO_ANSWER, ServerError, check_database, rea
 from study.errors import StudyError, without_secrets
 from study.record.journal import SECONDS_TO_WAIT, begin_log, end_log
 from study.search.parameters import quieten_optuna
-from study.search.samplers import attributes_in_storage
-from study.search.view import INTERRUPTED, KEY, Ending, shows, with_choices_of
+from study.search.view import INTERRUPTED, KEY, Ending, shows
 from study.spec import StudySpec
-from study.spec.sampler import SamplerConfig
 
 # The user attribute of an Optuna study that names its record: the study's run there.
 RECORD = "record"
@@ -161,23 +160,12 @@ def rebuild(spec: StudySpec, storage: BaseStorage, view: Sequence[FrozenTrial], 
     """
     stored = _stored_study(spec, storage)
     with storage_errors():
-        view = with_places_of(spec.sampler, view)
         if stored is not None:
-            view = with_choices_of(view, stored.get_trials(deepcopy=False))
             optuna.delete_study(study_name=spec.name, storage=storage)
         study = open_study(spec, storage)
         study.add_trials(view)
         if record is not None:
             study.set_user_attr(RECORD, record)
-
-
-def with_places_of(sampler: SamplerConfig, view: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-    """The view with what the sampler notes of finished trials, such as their generation."""
-    if not sampler.is_enumerated:
-        finished = (trial for trial in view if trial.state == TrialState.COMPLETE)
-        for number, trial in enumerate(finished):
-            trial.system_attrs = trial.system_attrs | attributes_in_storage(sampler, number)
-    return view
 
 
 def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study:
@@ -186,6 +174,8 @@ def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study:
         study_name=spec.name,
         storage=storage,
         directions=list(spec.objectives.values()),
+        # Nothing is chosen in the stored study.
+        sampler=RandomSampler(),
         load_if_exists=True,
     )
     with warnings.catch_warnings():

@@ -4,7 +4,6 @@ What Optuna is told of a trial while a study runs, and what it has of that trial
 record, come from the same functions.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -25,8 +24,8 @@ from trainables.trial import TrialConfig
 
 # The status_detail of a trial that a killed driver left open.
 INTERRUPTED = "interrupted"
-# User attributes of an Optuna trial: its key, its run in the record, and how it ended.
-KEY, RUN, STATUS = "trial_key", "run_id", "status_detail"
+# User attributes of an Optuna trial: its key, its place in the search, its run in the record, and how it ended.
+KEY, PLACE, RUN, STATUS = "trial_key", "place", "run_id", "status_detail"
 # The user attribute that only trials with a result have.
 VERDICT = "rlct_verdict"
 # Fields of a trial's configuration that its Optuna trial has as user attributes.
@@ -55,16 +54,16 @@ class Ending(NamedTuple):
         return cls({STATUS: status}, None, {})
 
 
-def attributes_of(key: str, config: TrialConfig) -> dict[str, Any]:
+def attributes_of(key: str, config: TrialConfig, place: int) -> dict[str, Any]:
     """The user attributes of a trial that begins."""
     model = config.self_model.model_dump(mode="json")
-    return {KEY: key} | {name: model[name] for name in ATTRIBUTES}
+    return {KEY: key, PLACE: place} | {name: model[name] for name in ATTRIBUTES}
 
 
 def view_of(
     spec: StudySpec, finished: Mapping[str, FinishedTrial], trials: Sequence[RecordedTrial]
 ) -> list[FrozenTrial]:
-    """The trials of the Optuna study that a record corresponds to, in the order in which they began.
+    """The trials of the Optuna study that a record corresponds to, in the order of their places in the search.
 
     Each finished trial is there once, with its values as the record has them now, and so is each trial that was begun
     and has no result, as failed. Parameters and distributions are those of the spec's space.
@@ -74,19 +73,21 @@ def view_of(
         finished: the finished trials by key.
         trials: every trial that was ever begun, in the order of beginning. None of them is running.
     """
-    last_runs = {trial.key: trial.run_id for trial in trials}
+    # Records of earlier versions have no places: trials took them in the order of beginning.
+    places = {key: place for place, key in enumerate(dict.fromkeys(trial.key for trial in trials))}
+    places |= {trial.key: trial.place for trial in trials if trial.place is not None}
+    by_key = {trial.key: trial for trial in trials}  # the last run of each, or the finished one
+    results = {trial.run_id for trial in finished.values()}
+    by_key |= {trial.key: trial for trial in trials if trial.run_id in results}
     baselines: set[TrialConfig] = set()
     view = []
-    for trial in trials:
-        done = finished.get(trial.key)
-        if trial.run_id != (done.run_id if done else last_runs[trial.key]):
-            continue
-        if done is not None:
+    for trial in sorted(by_key.values(), key=lambda trial: places[trial.key]):
+        if (done := finished.get(trial.key)) is not None:
             replicates = int(done.params.get("replicates", 0))
             ending = _with_result(spec, done.metrics, done.status, done.rlct_verdict, replicates)
         else:
             ending = Ending.without_result(FAILED if trial.state == "FAILED" else INTERRUPTED)
-        view.append(_frozen(spec, trial, ending, baselines))
+        view.append(_frozen(spec, trial, places[trial.key], ending, baselines))
     return view
 
 
@@ -109,25 +110,6 @@ def shows(stored: Sequence[FrozenTrial], view: Sequence[FrozenTrial]) -> bool:
     return True
 
 
-def with_choices_of(view: Sequence[FrozenTrial], stored: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The view with what only a stored study knows of its trials, if they have the same parameters.
-
-    That is what samplers have noted in a trial's system attributes, and which parameters were chosen if several make
-    the same trial: the target of a network's last layer may be 'last' or its depth.
-    """
-    by_key = {trial.user_attrs.get(KEY): trial for trial in stored if _has_result(trial)}
-    trials = []
-    for trial in map(copy.copy, view):
-        known = by_key.get(trial.user_attrs[KEY])
-        if known is not None and known.distributions == trial.distributions:
-            constraints = {name: value for name, value in trial.system_attrs.items() if _is_constraint(name)}
-            noted = {name: value for name, value in known.system_attrs.items() if not _is_constraint(name)}
-            trial.params = known.params
-            trial.system_attrs = noted | constraints
-        trials.append(trial)
-    return trials
-
-
 def _with_result(spec: StudySpec, metrics: Mapping[str, float], status: str, verdict: str, replicates: int) -> Ending:
     attributes: dict[str, Any] = {
         name: value
@@ -138,17 +120,22 @@ def _with_result(spec: StudySpec, metrics: Mapping[str, float], status: str, ver
     return Ending(
         attributes | {STATUS: status, VERDICT: verdict, "replicates": replicates},
         values if all(map(math.isfinite, values)) else None,
-        _constraints(spec, status, verdict),
+        _constraints(spec, metrics, status, verdict),
     )
 
 
-def _constraints(spec: StudySpec, status: str, verdict: str) -> dict[str, float]:
+def _constraints(spec: StudySpec, metrics: Mapping[str, float], status: str, verdict: str) -> dict[str, float]:
     """What is above 0 for a trial whose values do not mean what their names say.
 
-    A network that learned nothing has small weights and a low rlct, which a sampler must not take for good. Without a
-    validation split, only the test split shows a collapse, and samplers must not use the test split.
+    A network that learned nothing has small weights and a low rlct, which a sampler must not take for good. In a trial
+    without a validation split, only the test split shows a collapse, and samplers must not use the test split.
     """
-    broken = status != "ok" if min(spec.values("validation_fraction")) > 0 else status == "diverged"
+    # Tasks and trials of one study may differ in this. Without the split, its measures have no value.
+    has_validation_split = any(
+        measure.sees == "validation" and math.isfinite(metrics.get(measure.name, math.nan))
+        for measure in MEASURES.values()
+    )
+    broken = status != "ok" if has_validation_split else status == "diverged"
     constraints = {"learned": float(broken)}
     if any(name in MEASURES and MEASURES[name].needs_verdict for name in spec.objectives):
         # A sampler must not take a meaningless estimate for a low rlct.
@@ -156,14 +143,16 @@ def _constraints(spec: StudySpec, status: str, verdict: str) -> dict[str, float]
     return constraints
 
 
-def _frozen(spec: StudySpec, trial: RecordedTrial, ending: Ending, baselines: set[TrialConfig]) -> FrozenTrial:
-    """One trial of the view; `baselines` are those that began before it."""
-    parameters, attributes = {}, {KEY: trial.key}
+def _frozen(
+    spec: StudySpec, trial: RecordedTrial, place: int, ending: Ending, baselines: set[TrialConfig]
+) -> FrozenTrial:
+    """One trial of the view; `baselines` are those at the places before it."""
+    parameters, attributes = {}, {KEY: trial.key, PLACE: place}
     # Fields of another version of the project are no parameters of today's space.
     if (config := _config_of(trial)) is not None:
         baseline = config.model_copy(update={"self_model": _BASELINE, "seeds": ()})
         parameters = parameters_of(spec, config, baseline in baselines)
-        attributes = attributes_of(trial.key, config)
+        attributes = attributes_of(trial.key, config, place)
         if config.self_model == _BASELINE:
             baselines.add(baseline)
         if not spec.is_enumerated and not offers(spec, config):
@@ -218,7 +207,3 @@ def _is_measure(name: str) -> bool:
         measured.startswith(measure.name) if measure.per_layer else measured == measure.name
         for measure in MEASURES.values()
     )
-
-
-def _is_constraint(system_attribute: str) -> bool:
-    return system_attribute.startswith("constraints")

@@ -1,6 +1,6 @@
 """A study as data: its dimensions, its trials, its files.
 
-Reading order: study, dimensions, ranges, trials, files, explain.
+Reading order: study, dimensions, ranges, trials, checks, networks, files, explain.
 """
 
 from study.spec.files import build_spec, named_studies, read_study

@@ -4,7 +4,8 @@ Types, bounds and texts are those of the trial's own fields, so that a new field
 bounded, so that any study is checked, and a wrong one refused, in about a second.
 """
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import (
@@ -19,12 +20,12 @@ from pydantic import (
     model_validator,
 )
 
+from study.shown import shown
 from study.spec.ranges import Range, no_truth_value, range_of
 from trainables.auxiliary import AUXILIARY_TASKS, get_auxiliary_task
 from trainables.config import Section
 from trainables.fields import FIELDS, PATHS, TARGET, TrialField
 from trainables.networks import ARCHITECTURES, get_architecture
-from trainables.registry import did_you_mean
 from trainables.targets import parse_target
 from trainables.tasks import TASKS, get_task
 
@@ -33,6 +34,8 @@ MOST_CHOICES = 1000
 MOST_TARGETS = 100
 # Characters of the name of a known thing: a longer text is none.
 LONGEST_WORD = 100
+# Wrong names of a mapping that an error lists.
+MOST_NAMED = 3
 # As a target: one layer, whichever the search chooses, of whatever network it has chosen.
 ANY = "any"
 # Keys of a mapping that is a range.
@@ -58,6 +61,19 @@ def known_values(name: str) -> list[Any] | None:
         return [True, False]
     words = get_args(annotation)
     return list(words) if words and all(isinstance(word, str) for word in words) else None
+
+
+def all_values(dimension: Dimension) -> list[Any]:
+    """The values of a dimension; of a range without steps, its ends."""
+    if not isinstance(dimension, Range):
+        return dimension
+    listed = dimension.listed()
+    return [dimension.low, dimension.high] if listed is None else listed
+
+
+def numbers_in(values: Sequence[Any]) -> list[Any]:
+    """The numbers among some values; yes and no are none."""
+    return [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
 
 
 def value_type(name: str) -> Any:
@@ -101,39 +117,67 @@ def _form(value: Any) -> str:
     """Which of a dimension's forms a value has."""
     if isinstance(value, Mapping):
         return "range" if any(key in KEYS_OF_RANGES for key in value) else "by_name"
-    return "range" if isinstance(value, Range) else "choices" if isinstance(value, list) else "value"
+    return _form_of_one(value)
+
+
+def _form_of_one(value: Any) -> str:
+    """Which of the forms a value has that stand for one architecture or task."""
+    return "range" if isinstance(value, Mapping | Range) else "choices" if isinstance(value, list) else "value"
 
 
 def _refuse_range(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        _refuse_names(value)
     raise ValueError("its values are no numbers, so it has no range. Give a list")
 
 
-def _architecture_or_task(name: str) -> str:
-    if name not in ARCHITECTURES and name not in TASKS:
-        hint = did_you_mean(name, [*KEYS_OF_RANGES, *ARCHITECTURES, *TASKS])
-        raise ValueError(
-            "it is neither a part of a range (low, high, log, step) nor the name of an architecture or task, for which "
-            f"values could be given. {hint}".rstrip()
-        )
-    return name
+def _refuse_names(value: Any) -> Any:
+    if isinstance(value, Mapping) and any(_is_scope(key) for key in value):
+        raise ValueError("values by architecture or task stand here already")
+    return value
+
+
+def _is_scope(name: Any) -> bool:
+    return name in ARCHITECTURES or name in TASKS
+
+
+def _check_scopes(value: Any, parts: Sequence[str]) -> Any:
+    """Check that a mapping without any of a range's parts has values by architecture or task."""
+    if not isinstance(value, Mapping) or (value and all(_is_scope(name) for name in value)):
+        return value
+    unknown = [str(name) for name in value if not _is_scope(name)][:MOST_NAMED]
+    known = [*parts, *ARCHITECTURES, *TASKS]
+    meant = [each for name in unknown for each in difflib.get_close_matches(name[:LONGEST_WORD], known, n=1)]
+    hint = f". Did you mean {' and '.join(map(repr, meant))}?" if meant else ""
+    of_range = f"the parts of a range ({', '.join(parts)}), or " if parts else ""
+    wrong = f"there is no {' and '.join(map(shown, unknown))} here" if unknown else "it is empty"
+    raise ValueError(f"{wrong}: a mapping has {of_range}values by architecture or task{hint}")
+
+
+def _refuse_mapping(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        raise ValueError("takes a value or a list of values, and no mapping")
+    return value
 
 
 def _value_or_list(name: str) -> Any:
     forms: Any = Annotated[value_type(name), Tag("value")] | Annotated[list_type(name), Tag("choices")]
-    return Annotated[forms, Discriminator(lambda value: "choices" if isinstance(value, list) else "value")]
+    form = Discriminator(lambda value: "choices" if isinstance(value, list) else "value")
+    return Annotated[forms, form, BeforeValidator(_refuse_mapping)]
 
 
 def _dimension_type(field: TrialField) -> Any:
     """The type of a dimension: a value, a list, a range, or one of these for each architecture or task."""
-    numbers: Any = range_of(field) or Annotated[Any, BeforeValidator(_refuse_range)]
+    numbers = range_of(field)
+    parts = [] if numbers is None else list(numbers.model_fields)
+    of_numbers: Any = Annotated[numbers or Any, BeforeValidator(_refuse_names if numbers else _refuse_range)]
     simple: Any = (
         Annotated[value_type(field.name), Tag("value")]
         | Annotated[list_type(field.name), Tag("choices")]
-        | Annotated[numbers, Tag("range")]
+        | Annotated[of_numbers, Tag("range")]
     )
-    nested = "values by architecture or task stand here already"
-    one: Any = Annotated[simple, Discriminator(_form, custom_error_type="nested", custom_error_message=nested)]
-    by_name = Annotated[dict[Annotated[Word, AfterValidator(_architecture_or_task)], one], Field(min_length=1)]
+    one: Any = Annotated[simple, Discriminator(_form_of_one)]
+    by_name: Any = Annotated[dict[Word, one], BeforeValidator(lambda value: _check_scopes(value, parts))]
     return Annotated[simple | Annotated[by_name, Tag("by_name")], Discriminator(_form)]
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Self, TypeVar, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from trainables.config import Section
 from trainables.fields import TrialField
@@ -28,11 +28,12 @@ class Range(Section, Generic[_Number]):
         if self.low >= self.high:
             raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
         if self.log and self.low <= 0:
-            raise ValueError("a logarithmic range begins at 1 or more" if self.whole else "log needs a low above 0")
+            above = "begins at 1 or more" if self.whole else "has a low above 0"
+            raise ValueError(f"a logarithmic range {above}. Raise low, or set log: false")
         if self.step is None:
             return self
         if self.log:
-            raise ValueError("a logarithmic range has no step. Leave one of them out")
+            raise ValueError("a logarithmic range has no step. Leave step out, or set log: false")
         if not 0 < self.step <= self.high - self.low:
             raise ValueError(f"step ({self.step:g}) must be above 0 and at most high − low ({self.high - self.low:g})")
         if (self.high - self.low) / self.step > MOST_STEPS:
@@ -70,11 +71,15 @@ class WeightRange(Range[float]):
         True, description="Let the sampler choose the baseline, aux_weight 0, with a yes/no parameter `self_modeling`."
     )
 
-    @model_validator(mode="after")
-    def _above_the_baseline(self) -> Self:
-        if self.low <= 0:
-            raise ValueError("low must be above 0; `baseline` adds the 0")
-        return self
+    @field_validator("low", check_fields=False)
+    @classmethod
+    def _above_the_baseline(cls, low: float) -> float:
+        if low == 0:
+            raise ValueError(
+                "must be above 0, such as 0.1: weight 0, the baseline, is searched beside the range with baseline: "
+                "true, as it is by default"
+            )
+        return low
 
 
 def range_of(field: TrialField) -> type[Section] | None:

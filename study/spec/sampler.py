@@ -15,7 +15,6 @@ from pydantic import (
 )
 
 from study.shown import shown
-from study.spec.yaml_text import read_yaml
 from trainables.config import Section
 from trainables.registry import did_you_mean
 
@@ -46,9 +45,6 @@ class SamplerConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_name_alone(cls, raw: Any) -> Any:
-        if isinstance(raw, str) and raw.lstrip().startswith("{"):
-            # On a command line the mapping is a text.
-            raw = read_yaml(raw, "sampler")
         if isinstance(raw, str):
             return {"name": raw}
         if not isinstance(raw, dict | cls):

@@ -1,11 +1,9 @@
 """A study as data: the model is the file format, the validation, the command line and the documentation."""
 
-import math
-import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain, islice, product
+from itertools import chain
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -18,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from study.errors import StudyError
 from study.shown import plain
+from study.spec.checks import check_data, check_study
 from study.spec.dimensions import (
     ANY,
     APART,
@@ -29,19 +27,15 @@ from study.spec.dimensions import (
     SearchSpace,
     Tasks,
     Word,
+    all_values,
 )
-from study.spec.ranges import Range
 from study.spec.sampler import SamplerConfig
-from study.spec.trials import ORDER, Values, all_trials, count_points, lies_in, listed_trials
-from trainables.auxiliary import get_auxiliary_task
-from trainables.config import LARGEST_SEED, NetworkConfig, ObserverConfig, RlctConfig, Section, TrainingConfig
+from study.spec.trials import ORDER, Values, all_trials, listed_trials
+from trainables.config import LARGEST_SEED, ObserverConfig, RlctConfig, Section, TrainingConfig
 from trainables.errors import ConfigError
 from trainables.fields import FIELDS, PATHS, TARGET
 from trainables.making import make_trial, network_of, recipe_values
-from trainables.measures import MEASURES, Measure
-from trainables.networks import Layer, architectures_for, check_network, get_architecture, layers_of
-from trainables.registry import did_you_mean
-from trainables.targets import has_target, in_words
+from trainables.networks import Layer, architectures_for, layers_of
 from trainables.tasks import TASKS, DataShape, get_task
 from trainables.trial import TrialConfig
 
@@ -54,12 +48,6 @@ LONGEST_QUESTION = 1000
 MOST_OBJECTIVES = 20
 MOST_TRIALS = 100_000
 MOST_DESIGN_BLOCKS = 1000
-# Of all trials of a study.
-MOST_NETWORKS = 1_000_000
-# All networks of a space are checked up to this number; beyond it, those with a size at an end of its range.
-MOST_CHECKED = 4000
-# Choices of everything but the network that are checked with one another.
-MOST_COMBINED = 500
 # Weights of a study that names none.
 DEFAULT_WEIGHTS = [0.0, 1.0, 5.0, 10.0, 20.0, 50.0]
 # Sections of a study whose fields a space may vary.
@@ -197,196 +185,8 @@ class StudySpec(Section):
 
     @model_validator(mode="after")
     def _free_of_contradictions(self) -> Self:
-        self._check_architectures()
-        self._check_names()
-        self._check_trials()
-        self._check_targets()
-        for name in self.objectives:
-            self._check_objective(name)
-        if not self.is_enumerated:
-            self._check_search()
-        listed = list(self.listed())
-        if self.trials is not None and self.trials < len(listed):
-            raise ValueError(f"trials: {self.trials} is less than the {len(listed)} design points")
-        finite = None if self.is_enumerated else self.all_trials()
-        if self.trials is not None and finite is not None and self.trials > len(finite):
-            raise ValueError(
-                f"trials: {self.trials} is more than the {len(finite)} different trials of the space. Lower it, widen "
-                "the space, or choose sampler 'grid', which runs each once (and takes no number of trials)"
-            )
+        check_study(self)
         return self
-
-    def _check_architectures(self) -> None:
-        """Check that each of several tasks has an architecture, and each architecture a task whose inputs it takes."""
-        if len(self.tasks) == 1:
-            return  # Its networks are checked with their sizes.
-        for task in self.tasks:
-            if not self.architectures_of(task):
-                fitting = ", ".join(architectures_for(get_task(task).shape.inputs))
-                raise ValueError(f"architecture: none takes the inputs of {task!r}. Add one of {fitting}")
-        of_tasks = {architecture for task in self.tasks for architecture in self.architectures_of(task)}
-        for architecture in self.architectures:
-            if architecture not in of_tasks:
-                raise ValueError(
-                    f"architecture: {architecture!r} takes the inputs of none of the tasks {', '.join(self.tasks)}. "
-                    "Leave it out"
-                )
-
-    def _check_names(self) -> None:
-        """Check that values by architecture or task are there for those of the study, and for no others."""
-        for name in self.space.names:
-            if FIELDS[name].role == "network" and not any(
-                name in get_architecture(each).fields for each in self.architectures
-            ):
-                raise ValueError(
-                    f"space.{name}: makes no difference to {', '.join(self.architectures)}. Leave it out, or add an "
-                    "architecture that has it"
-                )
-            given = self.space.by_name(name)
-            if not given:
-                continue
-            own = {*self.architectures, *self.tasks}
-            for scope in given:
-                if scope not in own:
-                    raise ValueError(
-                        f"space.{name}: has values for {scope!r}, which the study does not have. Remove them, or add "
-                        "it to the study's architectures or tasks"
-                    )
-            for base in self.bases:
-                task, architecture = base["task"], base["architecture"]
-                if FIELDS[name].role == "network" and name not in get_architecture(architecture).fields:
-                    continue
-                if architecture not in given and task not in given:
-                    of_task = f" of {task!r}" if len(self.tasks) > 1 else ""
-                    raise ValueError(f"space.{name}: has no values for {architecture!r}{of_task}. Add them")
-
-    def _check_trials(self) -> None:
-        """Check that sampler, number of trials, space and design fit together."""
-        if self.sampler.name == "grid":
-            for name, base in product(self.names, self.bases):
-                if not isinstance(dimension := self.space_dimension(name, base), list) or dimension == [ANY]:
-                    raise ValueError(f"space.{name}: a grid needs values, not a range: give a list, or another sampler")
-            if self.design:
-                raise ValueError("design: a grid's points are its design points; leave design out")
-        if self.sampler.name == "design" and not self.design:
-            raise ValueError("design: sampler 'design' runs the design points, and none are listed")
-        if self.is_enumerated and self.trials is not None:
-            raise ValueError(f"trials: sampler {self.sampler.name!r} runs all listed points; leave trials out")
-        self._check_count(count_points(self) if self.trials is None else self.trials)
-        if not self.is_enumerated and self.trials is None:
-            raise ValueError(f"trials: sampler {self.sampler.name!r} needs a number of trials, e.g. 30")
-
-    def _check_count(self, trials: int) -> None:
-        if trials * self.replicates > MOST_NETWORKS:
-            raise ValueError(
-                f"replicates: {trials:,} trials of {self.replicates:,} replicates are {trials * self.replicates:,} "
-                f"networks, and a study may have {MOST_NETWORKS:,}. Lower one of them"
-            )
-
-    def _check_objective(self, name: str) -> None:
-        """Check that an objective is a known measure that does not use the test split."""
-        measure = self._measure(name)
-        if measure is None:
-            layers = self._common_layers
-            known = [each for measure in MEASURES.values() if measure.sees != "test" for each in measure.names(layers)]
-            raise ValueError(
-                f"objectives.{name}: no such measure; {did_you_mean(name, known)}the measures are {', '.join(known)}"
-            )
-        if measure.sees == "test":
-            raise ValueError(
-                f"objectives.{name}: it looks at the test split, and a search must not. Take val_accuracy, or another "
-                "measure"
-            )
-        if measure.sees in ("validation", "held_out") and min(self.values("validation_fraction")) == 0:
-            raise ValueError(
-                f"objectives: {name} needs a validation split, and training.validation_fraction is 0 (the "
-                f"published recipe). Set it above 0, or leave {name} out: a search must not look at the test split"
-            )
-        if measure.needs_observer and min(self.values("observer_epochs")) == 0:
-            raise ValueError(f"objectives: {name} needs an observer, and observer.epochs is 0. Set it above 0")
-
-    def _measure(self, name: str) -> Measure | None:
-        """The measure with this name; a measure of one layer only if every network has this layer."""
-        for measure in MEASURES.values():
-            if not measure.per_layer and measure.name == name:
-                return measure
-            if measure.per_layer and name in measure.names(self._common_layers):
-                return measure
-        return None
-
-    @cached_property
-    def _networks(self) -> list[tuple[str, NetworkConfig]]:
-        """The different networks of each task; if there are too many, those with all sizes but one at an end."""
-        found: dict[tuple[str, NetworkConfig], None] = {}
-        for base in self.bases:
-            sizes = [name for name in self.names if name in get_architecture(base["architecture"]).fields]
-            lists = [self._values_at(name, base) for name in sizes]
-            ends = [sorted({min(values), max(values)}) if len(values) > 2 else values for values in lists]
-            combined = [product(*lists)]
-            if math.prod(map(len, lists)) > MOST_CHECKED:
-                # A sample of each list, so that all its combinations with the others' ends are not too many.
-                room = [max(2, MOST_CHECKED * len(end) // (len(lists) * math.prod(map(len, ends)))) for end in ends]
-                some = [_spread(values, most) for values, most in zip(lists, room, strict=True)]
-                combined = [product(*ends[:n], some[n], *ends[n + 1 :]) for n in range(len(lists))]
-            for chosen in islice(chain.from_iterable(combined), 2 * MOST_CHECKED):
-                found.setdefault((base["task"], _network(base | dict(zip(sizes, chosen, strict=True)))))
-        return list(found)
-
-    @cached_property
-    def _layers_of_networks(self) -> dict[tuple[str, tuple[Layer, ...]], NetworkConfig]:
-        """The layers of each task's networks, by name and depth alone, and a network that has them."""
-        found: dict[tuple[str, tuple[Layer, ...]], NetworkConfig] = {}
-        for task, network in self._networks:
-            layers = layers_of(network, get_task(task).shape.inputs)
-            found.setdefault((task, tuple(layer._replace(shape=()) for layer in layers)), network)
-        return found
-
-    @cached_property
-    def _common_layers(self) -> list[Layer]:
-        """The layers, by name, that every network of the study has."""
-        networks = [layers for _, layers in self._layers_of_networks]
-        names = set.intersection(*({layer.name for layer in layers} for layers in networks))
-        return [layer for layer in networks[0] if layer.name in names]
-
-    def _check_targets(self) -> None:
-        """Check that every target is a layer of some network of the study."""
-        networks = [layers for _, layers in self._layers_of_networks]
-        deepest = max(networks, key=len)
-        for target in self.values(TARGET):
-            if target != ANY and not any(has_target(target, layers) for layers in networks):
-                raise ValueError(
-                    f"space.{TARGET}: no network of the study has {target!r}; the deepest has the layers "
-                    f"{in_words(deepest)}"
-                )
-
-    def _check_search(self) -> None:
-        """Check that whatever the sampler chooses is an existing network, target and strength."""
-        for task, network in self._networks:
-            check_network(network, get_task(task).shape.inputs)
-        for (task, layers), network in self._layers_of_networks.items():
-            targets = self.space_dimension(TARGET, self.base(task, network.architecture))
-            assert isinstance(targets, list)
-            if targets != [ANY] and not any(has_target(target, layers) for target in targets):
-                raise ValueError(
-                    f"space.{TARGET}: the search may choose {network.hidden_layers} hidden layer(s), and no target "
-                    f"lies within the layers {in_words(layers)}. Raise the lower end of space.hidden_layers, or let "
-                    f"{TARGET} be 'any' or 'last'"
-                )
-        for base in self.bases:
-            self._check_combinations(base)
-
-    def _check_combinations(self, base: Values) -> None:
-        """Check that the choices of everything but the network go together: the words all, of numbers the ends."""
-        sizes = [name for name in self.free_names if FIELDS[name].role == "network"]
-        network = {name: max(self._values_at(name, base)) for name in sizes}
-        names = [name for name in self.names if FIELDS[name].role not in ("network", "task", "target")]
-        ends = [_ends(self.dimension(name, base | network)) for name in names]
-        combinations: Iterator[tuple[Any, ...]] = product(*ends)
-        if math.prod(map(len, ends)) > MOST_COMBINED:
-            draw = random.Random(0)
-            combinations = (tuple(draw.choice(values) for values in ends) for _ in range(MOST_COMBINED))
-        for chosen in islice(combinations, MOST_COMBINED):
-            self.make_trial(base | network | {TARGET: "last"} | dict(zip(names, chosen, strict=True)))
 
     def check_against(self, shape: DataShape, task: str | None = None) -> None:
         """Check the settings that depend on the sizes of a task's data; the task may be left out if there is one.
@@ -394,47 +194,7 @@ class StudySpec(Section):
         Raises:
             StudyError: the data is too small for a split or a batch.
         """
-        task = self.tasks[0] if task is None else task
-        for fraction in _numbers(self.values("validation_fraction", task)):
-            self._check_split(shape, fraction, task)
-
-    def _check_split(self, shape: DataShape, fraction: float, task: str) -> None:
-        samples = shape.training_size(fraction)
-        held_out = shape.train_samples - samples
-        if fraction > 0 and held_out < shape.classes:
-            raise StudyError(
-                f"training.validation_fraction: {fraction} of {shape.train_samples} training samples holds out "
-                f"{held_out}, fewer than the {shape.classes} classes. Raise it, or set it to 0."
-            )
-        if (largest := max(self.values("rlct_batch_size", task))) > samples:
-            of_task = f" of {task}" if len(self.tasks) > 1 else ""
-            raise StudyError(
-                f"rlct.batch_size: {largest} is more than the {samples} training samples{of_task}. Lower it."
-            )
-        if not (reason := self._why_batches_need_two(task)):
-            return
-        dimensions = [self.space_dimension("batch_size", base) for base in self.bases if base["task"] == task]
-        if self.sampler.name == "design":
-            dimensions = [self.values("batch_size", task)]
-        for batch_size in (size for size in range(1, samples) if (samples - 1) % size == 0):
-            if any(lies_in(dimension, "batch_size", batch_size) for dimension in dimensions):
-                raise StudyError(
-                    f"training.batch_size: {batch_size} cuts the {samples} training samples so that the last batch has "
-                    f"one sample alone, and {reason}. Take another size; for a range, a step or a list that leaves it "
-                    "out."
-                )
-
-    def _why_batches_need_two(self, task: str) -> str | None:
-        """The part of this study that compares the samples of a batch with each other; None if nothing does."""
-        for architecture in self.architectures_of(task):
-            if get_architecture(architecture).mixes_samples:
-                return f"{architecture} normalises each sample by its batch"
-        for control in self.values("control", task):
-            if get_auxiliary_task(control).mixes_samples:
-                return f"control {control!r} takes its targets from the rest of the batch"
-        if "standardized" in self.values("target_form", task):
-            return "target_form 'standardized' is over the batch"
-        return None
+        check_data(self, shape, self.tasks[0] if task is None else task)
 
     @property
     def is_enumerated(self) -> bool:
@@ -553,20 +313,7 @@ class StudySpec(Section):
 
     def _values_of_space(self, name: str, tasks: Sequence[str]) -> list[Any]:
         bases = [base for base in self.bases if base["task"] in tasks]
-        return list(dict.fromkeys(value for base in bases for value in _all(self.space_dimension(name, base))))
-
-    def _values_at(self, name: str, base: Values) -> list[Any]:
-        """Every value of a field with one architecture, those of a design among them."""
-        if self.sampler.name != "design":
-            return _all(self.space_dimension(name, base))
-        blocks = [
-            block
-            for block in self.design
-            if base["architecture"] in (block.values("architecture") or self.architectures)
-            and base["task"] in (block.values("task") or self.tasks)
-        ]
-        values = (block.values(name) or _all(self.space_dimension(name, base)) for block in blocks)
-        return list(dict.fromkeys(chain.from_iterable(values))) or _all(self.space_dimension(name, base))
+        return list(dict.fromkeys(value for base in bases for value in all_values(self.space_dimension(name, base))))
 
     def protocol(self, task: str) -> dict[str, Any]:
         """The settings that all trials with one task share. Results under two protocols are not one study."""
@@ -631,45 +378,6 @@ class StudySpec(Section):
             details = error.errors()[0]
             path = "".join(f"{part}: " for part in details["loc"][-1:]) or "space: some choices contradict each other: "
             raise ConfigError(f"{path}{details['msg'].removeprefix('Value error, ')}") from error
-
-
-def _network(values: Values) -> NetworkConfig:
-    """The network with these values; an error names the field of the space."""
-    try:
-        return network_of(values)
-    except ValidationError as error:
-        details = error.errors()[0]
-        name = str(details["loc"][-1])
-        message = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        raise ConfigError(f"space.{name}: {message}, got {values[name]!r}") from error
-
-
-def _spread(values: list[Any], most: int) -> list[Any]:
-    """At most about so many of the values, evenly spread, the first and the last among them."""
-    stride = -(-len(values) // most)
-    return values if stride == 1 else [*values[::stride], values[-1]]
-
-
-def _all(dimension: Dimension) -> list[Any]:
-    """The values of a dimension; of a range without steps, its ends."""
-    if not isinstance(dimension, Range):
-        return dimension
-    listed = dimension.listed()
-    return [dimension.low, dimension.high] if listed is None else listed
-
-
-def _ends(dimension: Dimension) -> list[Any]:
-    """The values of a dimension that are checked: of numbers, the smallest and the largest."""
-    if isinstance(dimension, Range):
-        return [dimension.low, dimension.high]
-    numbers = _numbers(dimension)
-    if len(numbers) < len(dimension) or len(numbers) < 3:
-        return dimension
-    return [min(numbers), max(numbers)]
-
-
-def _numbers(values: Sequence[Any]) -> list[Any]:
-    return [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
 
 
 def _check_given_once(space: Mapping[Any, Any], raw: Mapping[str, Any]) -> None:

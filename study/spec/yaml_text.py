@@ -3,6 +3,7 @@
 A text is measured before its values are made, because a few lines with aliases can stand for millions of values.
 """
 
+import re
 from typing import Any
 
 import yaml
@@ -49,8 +50,18 @@ def read_yaml(content: bytes | str, source: str) -> Any:
         raise _refused(source, line, f"the character {_code(error.character)} is not allowed") from error
 
 
+def write_yaml(value: Any) -> str:
+    """A YAML text that `read_yaml` reads as this value."""
+    text: str = yaml.dump(value, Dumper=_StudyDumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
 class _LimitError(ConstructorError):
     """Valid YAML that is no study."""
+
+
+class _StudyDumper(yaml.SafeDumper):
+    """Puts quotes around texts that `_StudyLoader` would take for something else."""
 
 
 class _StudyLoader(_PARSER):  # type: ignore[misc]
@@ -86,6 +97,10 @@ class _StudyLoader(_PARSER):  # type: ignore[misc]
 
 _StudyLoader.add_constructor(_INT, _StudyLoader.construct_number)
 _StudyLoader.add_constructor(_FLOAT, _StudyLoader.construct_number)
+# 1e-5 is a number, as in JSON and YAML 1.2; PyYAML wants a point and a sign in it.
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+_StudyLoader.add_implicit_resolver(_FLOAT, *_NUMBER)
+_StudyDumper.add_implicit_resolver(_FLOAT, *_NUMBER)
 # A study has no dates, and = has no meaning: 2026-11-25 is a text.
 _StudyLoader.add_constructor(_TIME, _StudyLoader.construct_yaml_str)
 _StudyLoader.add_constructor(_EQUALS, _StudyLoader.construct_yaml_str)

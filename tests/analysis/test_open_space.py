@@ -127,6 +127,39 @@ def test_whole_numbers_stay_whole_beside_trials_without_a_value() -> None:
     ]
 
 
+def test_a_table_has_no_value_of_a_knob_that_a_trials_architecture_lacks(stores: Stores, tmp_path: Path) -> None:
+    configs = [
+        *sweep_of((0, 1), network={"architecture": "convnet", "hidden_layers": 2, "kernel_size": 3}),
+        *sweep_of((0, 1), network={"architecture": "convnet", "hidden_layers": 2, "kernel_size": 5}),
+        *sweep_of((0, 1), network={"architecture": "mlp"}),
+    ]
+    write_trials(stores, "knobs", configs, tmp_path / "files", described=False)
+    record = read_record(stores.tracking_uri, "knobs")
+    # What the convnets share does not differ, though the mlps lack it.
+    assert record.differing == ["architecture", "hidden_layers", "kernel_size", "aux_weight", "target"]
+    assert {"dense_units_per_channel", "stem_channels"}.isdisjoint(record.dimensions)
+    shown = {(row["architecture"], row["kernel_size"]) for row in trial_rows(record, record.trials)}
+    assert shown == {("convnet", "3"), ("convnet", "5"), ("mlp", "–")}
+    assert {record.network_of(trial) for trial in record.trials.to_dict("records")} == {
+        "2×16, architecture convnet, kernel_size 3",
+        "2×16, architecture convnet, kernel_size 5",
+        "1×16, architecture mlp",
+    }
+    report = write_report(record, tmp_path / "report", "command")
+    table = pd.read_csv(report.folder / "trials.csv")
+    assert table.groupby("architecture")["kernel_size"].count().to_dict() == {"convnet": 4, "mlp": 0}
+    alone = record.by_task()["digits"]
+    assert (compare_with_baseline(alone)["pairs"] == 3).all()
+
+
+def test_a_knob_that_no_trial_has_is_not_shown(stores: Stores, tmp_path: Path) -> None:
+    write_trials(stores, "mlps", sweep_of((0, 1)), tmp_path, described=False)
+    record = read_record(stores.tracking_uri, "mlps")
+    assert "kernel_size" not in record.trials
+    assert record.replicates["kernel_size"].isna().all()
+    assert record.dimensions == ["hidden_layers", "width", "aux_weight", "target"]
+
+
 def test_a_field_that_some_trials_lack_is_a_conditional_parameter_of_the_front() -> None:
     trials: list[dict[str, Any]] = [
         {"architecture": "convnet", "kernel": kernel, "aux_weight": weight}

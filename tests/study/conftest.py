@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from study.engine.runners import RUNNERS
+
 SECONDS_TO_START = 120
+# The runners as parameters of a test whose Ray case takes a minute: that case runs with the services.
+RUNNERS_WITH_SERVICES = [pytest.param(kind, marks=pytest.mark.services if kind == "ray" else ()) for kind in RUNNERS]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ class MemoryRecord:
 
     runs: list[RecordedTrial] = field(default_factory=list)
 
-    def start_trial(self, key: str, config: TrialConfig) -> str:
+    def start_trial(self, key: str, config: TrialConfig, place: int | None = None) -> str:
         """Begin a run of a trial; the other drivers' open runs are closed."""
         number = len(self.runs) + 1
         params = {name: str(value) for name, value in config.flat().items()}
@@ -35,6 +35,7 @@ class MemoryRecord:
             "",
             number,
             0,
+            place,
         )
         self.runs.append(began)
         return began.run_id
@@ -69,6 +70,7 @@ class MemoryRecord:
                 run.params,
                 int(run.ended * 1000),
                 int(run.started),
+                place=run.place,
             )
             for run in self.runs
             if run.state == "FINISHED"

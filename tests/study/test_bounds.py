@@ -6,7 +6,7 @@ import pytest
 
 from study.errors import StudyError
 from study.spec import build_spec
-from study.spec.study import MOST_CHECKED
+from study.spec.networks import MOST_CHECKED
 from study.spec.trials import MOST_LISTED
 from tests.study.wild import nested
 from trainables.config import MOST_EPOCHS

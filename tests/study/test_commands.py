@@ -56,8 +56,8 @@ def test_the_plan_of_listed_trials_names_controls_and_the_options_that_are_not_t
         "trials 4, the design points",
         "control one of none, dropout",
         "aux_weight one of 0, 5, 0.5",
-        "head one of widened, separate (where something is predicted)",
-        "target_depth last",
+        "head one of widened, separate (where control is none and aux_weight is above 0)",
+        "target_depth last (where control is none and aux_weight is above 0)",
         "to run 4 trials",
     ):
         assert expected in lines

@@ -14,7 +14,7 @@ import ray
 from study.commands.run import main
 from study.engine import ray_address, ray_capacity, ray_health
 from study.engine.ray_address import AUTHENTICATION, find_cluster, protect_token, restore_authentication
-from study.engine.ray_capacity import check_cluster, check_this_machine, launcher_types
+from study.engine.ray_capacity import check_cluster, check_this_machine, launcher_types, most_at_any_time
 from study.engine.ray_cluster import Connection, connected
 from study.engine.ray_health import raising_loss, watched
 from study.engine.resources import Resources
@@ -157,6 +157,25 @@ def test_a_cluster_that_scales_from_zero_is_waited_for(tmp_path: Path, monkeypat
     )
     with pytest.raises(StudyError, match=r"nor a type of node .* \(8 CPU; 8 CPU and 1 GPU\): lower --gpus-per-trial"):
         check_cluster(Resources(cpus_per_trial=8, gpus_per_trial=2))
+
+
+@pytest.mark.parametrize(
+    ("resources", "most"),
+    [
+        (Resources(), 2 * 8 + 4 * 8),
+        (Resources(cpus_per_trial=3), 2 * 2 + 4 * 2),
+        (Resources(gpus_per_trial=0.5), 4 * 2),
+        (Resources(cpus_per_trial=16), 1),
+    ],
+    ids=str,
+)
+def test_the_most_trials_side_by_side_count_the_nodes_that_an_autoscaler_may_start(
+    resources: Resources, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "launcher.yaml").write_text(str(LAUNCHER))
+    monkeypatch.setattr(ray_capacity, "LAUNCHER_FILE", tmp_path / "launcher.yaml")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    assert most_at_any_time(resources) == most
 
 
 def test_a_managed_cluster_that_tells_no_types_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from study.commands.run import main
 from study.engine.execute import Execution, execute
 from study.engine.plan import Plan, make_plan
 from study.engine.resources import Resources
-from study.engine.runners import RUNNERS, make_runner
+from study.engine.runners import make_runner
 from study.engine.worker import run_trial
 from study.record.overview import overview
 from study.record.reader import RecordReader
@@ -26,7 +26,7 @@ from study.record.stores import Stores
 from study.record.writer import RecordWriter
 from study.spec import StudySpec, build_spec
 from tests.kept import CONTROLS, unpack_kept_record
-from tests.study.conftest import RayCluster
+from tests.study.conftest import RUNNERS_WITH_SERVICES, RayCluster
 from tests.study.synthetic import runs_of
 from tests.study.test_runners import STUDY, Heard
 from trainables.checkpoint import load_checkpoint
@@ -147,7 +147,7 @@ def at_once(digits: TaskData, tmp_path_factory: pytest.TempPathFactory) -> Store
     return stores
 
 
-@pytest.mark.parametrize("kind", RUNNERS)
+@pytest.mark.parametrize("kind", RUNNERS_WITH_SERVICES)
 def test_a_study_that_grows_runs_the_new_seeds_alone_and_has_what_it_would_have_had_at_once(
     kind: str, digits: TaskData, at_once: Stores, ray_cluster: RayCluster, tmp_path: Path
 ) -> None:
@@ -303,7 +303,7 @@ SEARCHED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", RUNNERS)
+@pytest.mark.parametrize("kind", RUNNERS_WITH_SERVICES)
 def test_a_searched_study_grows_before_new_trials_are_searched(
     kind: str, digits: TaskData, ray_cluster: RayCluster, tmp_path: Path
 ) -> None:

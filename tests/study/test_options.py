@@ -1,5 +1,7 @@
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +116,71 @@ def test_a_design_alone_can_be_given_on_the_command_line() -> None:
     ]
 
 
+POINT = {"hidden_layers": 1, "width": 64, "aux_weight": [0.0, 1.0], "target_depth": "last"}
+
+
+@pytest.mark.parametrize(
+    ("option", "yaml", "value"),
+    [
+        ("space", "{aux_weight: {low: 1, high: 10}, width: 16}", {"aux_weight": {"low": 1, "high": 10}, "width": 16}),
+        ("space.width", "{low: 8, high: 64, step: 8}", {"low": 8, "high": 64, "step": 8}),
+        ("space.target_depth", "[last, hidden1]", ["last", "hidden1"]),
+        ("space.until_loss", "[null, 1e-2]", [None, 0.01]),
+        (
+            "design",
+            "[{hidden_layers: 1, width: 64, aux_weight: [0, 1], target_depth: last}]",
+            [POINT],
+        ),
+        ("task", "[digits, mnist]", ["digits", "mnist"]),
+        ("architecture", "[mlp, convnet]", ["mlp", "convnet"]),
+        ("sampler", "{name: tpe, n_startup_trials: 20}", {"name": "tpe", "n_startup_trials": 20}),
+        ("objectives", "{rlct: minimize, weight_std: minimize}", {"rlct": "minimize", "weight_std": "minimize"}),
+        ("training", "{epochs: 3, learning_rate: 1e-3}", {"epochs": 3, "learning_rate": 0.001}),
+        ("rlct", "{nbeta: dataset}", {"nbeta": "dataset"}),
+        ("observer", "{epochs: 0}", {"epochs": 0}),
+    ],
+)
+def test_a_list_or_mapping_of_any_option_is_read_as_in_a_study_file_and_json_is_read_too(
+    option: str, yaml: str, value: Any
+) -> None:
+    words = ["quickstart", "--trials", "5", *([] if option == "design" else ["--design", "[]"])]
+    specs = [
+        parse(*words, *given).spec
+        for given in (
+            [f"--{option}", yaml],
+            [f"--{option}={yaml}"],
+            [f"--{option}", f" {yaml} "],
+            [f"--{option}", json.dumps(value)],
+        )
+    ]
+    assert all(spec == specs[0] for spec in specs)
+    written: Any = specs[0].model_dump(mode="json")
+    for part in option.split("."):
+        written = written[part]
+    assert contains(written, value)
+
+
+def contains(written: Any, value: Any) -> bool:
+    """Whether a written field has the given parts; parts that were left out have their defaults."""
+    if isinstance(value, dict):
+        return all(contains(written[name], part) for name, part in value.items())
+    return bool(written == value)
+
+
+def test_a_block_of_the_design_may_stand_alone() -> None:
+    block = "{hidden_layers: 1, width: 64, aux_weight: 0, target_depth: last}"
+    assert parse("--design", block).spec == parse("--design", f"[{block}]").spec
+
+
+def test_the_space_is_merged_whether_its_names_are_short_or_long(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("task: digits\nsampler: grid\nspace: {network.width: [8, 16], training.epochs: 2}\n")
+    for words in (["--space", "{network.width: 4, epochs: 3}"], ["--space.width", "4", "--space.epochs", "3"]):
+        space = parse(str(file), *words).spec.space
+        assert (space.width, space.epochs) == (4, 3)
+    assert parse(str(file), "--training", "{epochs: 4}").spec.training.epochs == 4
+
+
 def test_the_data_folder_is_the_option_else_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SELF_MODELING_DATA", raising=False)
     assert parse().data is None
@@ -137,7 +204,7 @@ def test_the_data_folder_is_the_option_else_the_variable(monkeypatch: pytest.Mon
         (["--objectives", "rlct"], r"--objectives: its value cannot be read. Write it NAME=DIRECTION"),
         (["--space", "x"], r"--space: its value cannot be read"),
         (["--space", "3"], r"--space 3: is no mapping. Set a field of it: --space.FIELD VALUE"),
-        (["--training", "[1]"], r"training: should be a valid dictionary .*got \[1\]"),
+        (["--training", "[1]"], r"training: should be a mapping, got \[1\]"),
         (["--space.aux_weight", "[1,2"], r"--space.aux_weight '\[1,2': not valid YAML: did not find expected"),
         (["--space.aux_weight", "[" * 5000], r"lie more than 20 deep within each other"),
         (
@@ -149,6 +216,10 @@ def test_the_data_folder_is_the_option_else_the_variable(monkeypatch: pytest.Mon
         (["--replicates=3", "--replicates", "4"], r"--replicates is given twice"),
         (["--space.width", "8", "--space.width", "9"], r"--space.width is given twice. .*with commas between"),
         (["--plan", "--plan"], r"--plan is given twice"),
+        (["--design", "[{width: 8]"], r"--design '\[\{width: 8\]': not valid YAML: did not find expected ',' or '\}'"),
+        (["--sampler", "{name: tpe"], r"--sampler '\{name: tpe': not valid YAML"),
+        (["--objectives", "[rlct]"], r"objectives: should be a mapping, got \['rlct'\]"),
+        (["--sampler", "[tpe]"], r"sampler: it must be a name, such as tpe, or a mapping, .* got \['tpe'\]"),
         (["--space", '{"width": 3}', "--space.width", "4"], r"--space and --space.width overlap"),
         (["--store", "~nouser/x"], r"--store: there is no home folder for '~nouser/x'"),
         (["--data", "~nouser/x"], r"--data: there is no home folder for '~nouser/x'"),

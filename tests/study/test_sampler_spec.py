@@ -54,11 +54,6 @@ def test_a_sampler_is_the_same_after_a_file_and_after_a_command_line(name: str, 
     assert Study.model_validate_json(Study(sampler=sampler).model_dump_json()).sampler == sampler
 
 
-def test_the_mapping_can_be_a_text_as_on_a_command_line() -> None:
-    sampler = SamplerConfig.model_validate("{name: tpe, n_startup_trials: 20, group: true}")
-    assert (sampler.name, sampler.options) == ("tpe", {"n_startup_trials": 20, "group": True})
-
-
 def test_a_sampler_in_words() -> None:
     assert str(SamplerConfig(name="gp")) == "gp"
     assert str(SamplerConfig.model_validate({"name": "tpe", "group": True, "n_startup_trials": 20})) == (

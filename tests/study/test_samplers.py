@@ -1,11 +1,9 @@
 """Samplers made anew for every suggestion: going on, constraints, running trials, and options that are wrong."""
 
-import multiprocessing
 import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,11 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler
-from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.trial import TrialState, create_trial
+from optuna.trial import create_trial
 from scipy.stats import qmc
 
 from study.errors import StudyError
-from study.search.samplers import attributes_in_storage, check_sampler, draws_at_random, make_sampler
-from study.search.store import opened_storage
+from study.search.samplers import check_sampler, draws_at_random, make_sampler
 from study.spec.sampler import CHOOSING, SamplerConfig
 
 # Samplers that soon draw no longer at random, with the number of trials after which they have searched for a while.
@@ -34,7 +30,6 @@ SHORT: list[tuple[dict[str, Any], int]] = [
     ({"name": "random"}, 5),
     ({"name": "qmc"}, 9),
 ]
-CMAES: dict[str, Any] = {"name": "cmaes", "popsize": 4}
 SEED = 3
 
 
@@ -52,95 +47,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def search(
-    raw: dict[str, Any], storage: BaseStorage, trials: int, objectives: int, dies_in: int | None = None
-) -> list[dict[str, Any]]:
-    """Search up to a number of finished trials, and return their points; or die in one, and leave it open.
-
-    What an earlier search left open is suggested again first, as a study does it.
-    """
-    study = optuna.create_study(
-        study_name="s", storage=storage, directions=["minimize"] * objectives, load_if_exists=True
-    )
-    for left in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(left.number, state=TrialState.FAIL)
-        study.enqueue_trial(left.params)
-    while (number := len(study.get_trials(states=(TrialState.COMPLETE,)))) < trials:
-        study.sampler = make_sampler(sampler_of(raw), SEED, number, attempt=0)
-        trial = study.ask()
-        x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0.01, 1, log=True)
-        n = trial.suggest_int("n", 1, 9)
-        if number == dies_in:
-            return []
-        trial.set_constraint("learned", float(x > 0.8))
-        study.tell(trial, [(x - 0.3) ** 2 + n / 9, y + (n - 5) ** 2 / 25 - x][:objectives])
-    return [trial.params for trial in study.get_trials(states=(TrialState.COMPLETE,))]
-
-
-def search_in_a_file(
-    url: str, raw: dict[str, Any], trials: int, objectives: int, dies_in: int | None = None
-) -> list[dict[str, Any]]:
-    with warnings.catch_warnings(), opened_storage(url) as storage:
-        warnings.simplefilter("ignore")
-        return search(raw, storage, trials, objectives, dies_in)
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[ProcessPoolExecutor]:
-    """Another process, which shares nothing with this one but files."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool
-
-
 def name_of(value: Any) -> str | None:
     return value["name"] + ("-group" if "group" in value else "") if isinstance(value, dict) else None
-
-
-@pytest.mark.parametrize("dies", [False, True], ids=["between trials", "in a trial"])
-@pytest.mark.parametrize(("raw", "trials"), SHORT, ids=name_of)
-def test_a_search_goes_on_in_a_new_process_as_it_would_have_gone_on(
-    raw: dict[str, Any], trials: int, dies: bool, tmp_path: Path, process: ProcessPoolExecutor
-) -> None:
-    objectives = 1 if raw["name"] == "gp" else 2  # It takes seconds for two.
-    undisturbed = search(raw, InMemoryStorage(), trials, objectives)
-    url = f"sqlite:///{tmp_path}/optuna.db"
-    # Every sampler has chosen by then what it does not draw at random.
-    first = trials - 2
-    search_in_a_file(url, raw, first + dies, objectives, dies_in=first if dies else None)
-    assert process.submit(search_in_a_file, url, raw, trials, objectives).result() == undisturbed
-
-
-def test_cmaes_goes_on_in_a_new_process_as_it_would_have_gone_on(tmp_path: Path, process: ProcessPoolExecutor) -> None:
-    undisturbed = search(CMAES, InMemoryStorage(), 14, objectives=1)
-    url = f"sqlite:///{tmp_path}/optuna.db"
-    search_in_a_file(url, CMAES, 10, 1)
-    assert process.submit(search_in_a_file, url, CMAES, 14, 1).result() == undisturbed
-
-
-@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
-def test_a_genetic_search_whose_study_is_made_again_goes_on_in_its_generation(name: str) -> None:
-    raw = {"name": name, "population_size": 4}
-    storage = InMemoryStorage()
-    search(raw, storage, 10, objectives=2)
-    first = optuna.load_study(study_name="s", storage=storage)
-    again = optuna.create_study(directions=first.directions)
-    for number, trial in enumerate(first.trials):
-        attributes = attributes_in_storage(sampler_of(raw), number)
-        assert attributes.items() <= trial.system_attrs.items()
-        again.add_trial(
-            create_trial(
-                params=trial.params,
-                distributions=trial.distributions,
-                values=trial.values,
-                constraints=trial.constraints,
-                system_attrs=attributes,
-            )
-        )
-    again.sampler = make_sampler(sampler_of(raw), SEED, 10, attempt=0)
-    params = again.ask(first.trials[0].distributions).params
-    assert again.trials[10].system_attrs.items() >= attributes_in_storage(sampler_of(raw), 10).items()
-    # A child has most parameters from its parents.
-    assert any(value == trial.params[key] for trial in first.trials for key, value in params.items() if key != "n")
 
 
 def test_a_design_point_can_be_a_parent() -> None:
@@ -225,15 +133,11 @@ def finished_study(
     study = optuna.create_study(directions=["minimize"] * len(values_of(0, 0)))
     for number, (x, y) in enumerate(points):
         params = {"x": x, "y": y} if has_y(number) else {"x": x}
-        study.add_trial(
-            create_trial(
-                params=params,
-                distributions={name: FloatDistribution(0, 1) for name in params},
-                values=values_of(x, y),
-                constraints={"learned": float(is_infeasible(x, y))},
-                system_attrs=attributes_in_storage(sampler_of(raw), number),
-            )
-        )
+        study.sampler = make_sampler(sampler_of(raw), SEED, number, attempt=0)
+        study.enqueue_trial(params)
+        trial = study.ask({name: FloatDistribution(0, 1) for name in params})
+        trial.set_constraint("learned", float(is_infeasible(x, y)))
+        study.tell(trial, values_of(x, y))
     return study
 
 
@@ -336,7 +240,7 @@ def test_cmaes_passes_the_check_or_names_the_package_that_it_needs() -> None:
         with pytest.raises(StudyError, match=r"cmaes needs the package cmaes, which is not installed"):
             check_sampler(sampler_of("cmaes"), objectives=1, numeric_only=True)
     else:
-        check_sampler(sampler_of(CMAES), objectives=1, numeric_only=True)
+        check_sampler(sampler_of({"name": "cmaes", "popsize": 4}), objectives=1, numeric_only=True)
 
 
 OWN = """

@@ -12,10 +12,11 @@ from study.errors import StudyError
 from study.record.outcome import Outcome
 from study.search.parameters import offers
 from study.search.search import Search, Suggestion
-from study.search.store import check_stored_study, open_storage, reconcile
+from study.search.store import check_stored_study, open_storage
 from study.search.view import view_of
 from study.spec import StudySpec, build_spec
 from tests.study.memory import MemoryRecord
+from tests.study.searching import ask_for_one, take_up
 from tests.study.synthetic import DIGEST, falling, make_outcome
 from trainables.trial import TrialConfig
 
@@ -42,16 +43,13 @@ def make_spec(**changes: Any) -> StudySpec:
     return build_spec(raw | changes, "searched")
 
 
-def make_search(
-    spec: StudySpec, folder: Path, taken: tuple[str, ...] = (), trials: Iterable[TrialConfig] | None = None
-) -> Search:
-    storage = open_storage(f"sqlite:///{folder}/optuna.db")
-    return Search(spec, DIGEST, storage, spec.listed() if trials is None else trials, taken)
+def make_search(spec: StudySpec, folder: Path, record: MemoryRecord | None = None) -> Search:
+    return take_up(spec, open_storage(f"sqlite:///{folder}/optuna.db"), record or MemoryRecord())
 
 
 def ask(search: Search) -> Suggestion:
     """The next suggestion, which must exist."""
-    suggestion = search.ask()
+    suggestion = ask_for_one(search)
     assert suggestion is not None
     return suggestion
 
@@ -60,19 +58,13 @@ def run(search: Search, trials: int, record: MemoryRecord | None = None) -> list
     """Suggest and complete trials one after the other; return their configurations."""
     record = record or MemoryRecord()
     configs: list[TrialConfig] = []
-    while len(configs) < trials and (suggestion := search.ask()) is not None:
+    while len(configs) < trials and (suggestion := ask_for_one(search)) is not None:
         configs.append(suggestion.config)
         outcome = make_outcome(suggestion.config, falling, measures=MEASURES)
-        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config))
+        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config, suggestion.place))
         record.finish_trial(suggestion.key, outcome)
         search.tell(suggestion, outcome)
     return configs
-
-
-def take_up(spec: StudySpec, storage: BaseStorage, record: MemoryRecord) -> list[TrialConfig]:
-    """What the next driver does first: the stored study as the record has it; return the trials to run again."""
-    reconcile(spec, storage, view_of(spec, record.finished(), record.trials()), "run-of-the-study")
-    return [config for config in record.unfinished() if offers(spec, config)]
 
 
 def means_of(outcome: Outcome) -> dict[str, float]:
@@ -133,12 +125,44 @@ def test_a_collapsed_network_is_complete_but_not_on_the_front_unless_only_the_te
         suggestion = ask(search)
 
         def values(config: TrialConfig, index: int, number: int = number) -> dict[str, float]:
-            return {"weight_std": 1.0 - number, "rlct": 1.0 - number if validation_fraction else 1.0 + number}
+            measured = {} if validation_fraction else {"val_accuracy": float("nan")}
+            return measured | {
+                "weight_std": 1.0 - number,
+                "rlct": 1.0 - number if validation_fraction else 1.0 + number,
+            }
 
         search.tell(suggestion, make_outcome(suggestion.config, values, status))
     study = load(tmp_path)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     assert [trial.number for trial in study.best_trials] == front
+
+
+def test_a_collapse_counts_in_the_trials_with_a_validation_split_though_others_have_none() -> None:
+    spec = make_spec(
+        objectives={"weight_std": "minimize"},
+        space={"hidden_layers": 1, "width": 8, "aux_weight": [0.2, 0.5], "validation_fraction": [0.0, 0.2]},
+        design=[{"aux_weight": [0.2, 0.5], "validation_fraction": [0.0, 0.2]}],
+        trials=4,
+    )
+    storage, record = InMemoryStorage(), MemoryRecord()
+    search = Search(spec, DIGEST, storage, spec.listed(), ())
+    constraints = []
+    for status in ("ok", "collapsed", "collapsed", "ok"):
+        suggestion = ask(search)
+        share = suggestion.config.training.validation_fraction
+
+        def values(config: TrialConfig, index: int, share: float = share) -> dict[str, float]:
+            return {} if share else {"val_accuracy": float("nan")}
+
+        outcome = make_outcome(suggestion.config, values, status)
+        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config))
+        record.finish_trial(suggestion.key, outcome)
+        search.tell(suggestion, outcome)
+        constraints.append(float(status == "collapsed" and share > 0))
+    assert sorted(constraints) == [0.0, 0.0, 0.0, 1.0]
+    live = optuna.load_study(study_name=spec.name, storage=storage)
+    for trials in (live.trials, view_of(spec, record.finished(), record.trials())):
+        assert [trial.constraints["learned"] for trial in trials] == constraints
 
 
 def test_a_diverged_network_is_off_the_front_with_no_validation_split_too(tmp_path: Path) -> None:
@@ -178,12 +202,12 @@ def test_an_unusable_rlct_keeps_a_trial_off_a_front_with_the_rlct(
 
 def test_a_grid_runs_its_points_and_stops(tmp_path: Path) -> None:
     space = {"hidden_layers": [1, 2], "width": 8, "aux_weight": [0, 1], "target_depth": [1, 2]}
-    spec = make_spec(sampler="grid", trials=None, design=[], space=space)
-    configs = run(make_search(spec, tmp_path), 99)
+    spec, record = make_spec(sampler="grid", trials=None, design=[], space=space), MemoryRecord()
+    configs = run(make_search(spec, tmp_path), 99, record)
     assert configs == list(spec.listed())
     # A later, larger grid goes on in the same Optuna study.
     larger = make_spec(sampler="grid", trials=None, design=[], space=space | {"aux_weight": [0, 1, 50]})
-    added = run(make_search(larger, tmp_path, taken=tuple(config.key(DIGEST) for config in configs)), 99)
+    added = run(make_search(larger, tmp_path, record), 99, record)
     assert {config.self_model.aux_weight for config in added} == {50}
     assert len(load(tmp_path).get_trials(states=(TrialState.COMPLETE,))) == len(configs) + len(added)
 
@@ -224,11 +248,9 @@ def test_a_design_alone_runs_exactly_its_points_and_stops(tmp_path: Path) -> Non
     assert run(search, 4, record) == listed[:4]
     # One trial was running when the driver died; the next driver begins with it.
     interrupted = ask(search)
-    record.start_trial(interrupted.key, interrupted.config)
-    again = take_up(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), record)
-    assert again == [listed[4]] == [interrupted.config]
-    taken = tuple(config.key(DIGEST) for config in listed[:4])
-    assert run(make_search(spec, tmp_path, taken, trials=[*again, *spec.listed()]), 99) == listed[4:]
+    record.start_trial(interrupted.key, interrupted.config, interrupted.place)
+    assert interrupted.config == listed[4]
+    assert run(make_search(spec, tmp_path, record), 99, record) == listed[4:]
     complete = load(tmp_path).get_trials(states=(TrialState.COMPLETE,))
     assert [trial.user_attrs["control"] for trial in complete] == [config.self_model.control for config in listed]
 
@@ -274,14 +296,14 @@ def test_open_trials_of_a_killed_driver_are_closed_and_run_first_as_do_failed_on
     configs = run(search, 6, record)
     failed, interrupted, recorded = ask(search), ask(search), ask(search)
     for suggestion in (failed, interrupted, recorded):
-        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config))
+        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config, suggestion.place))
     record.fail_trial(failed.key)
     search.fail(failed)
     load(tmp_path).enqueue_trial({"hidden_layers": 1})
     # The driver died after it had written this trial to the record and before it told Optuna.
     record.finish_trial(recorded.key, make_outcome(recorded.config, falling, verdict="diverged"))
-    load(tmp_path).set_user_attr("record", "run-of-the-study")
-    again = take_up(spec, open_storage(f"sqlite:///{tmp_path}/optuna.db"), record)
+    search = make_search(spec, tmp_path, record)
+    again = [ask(search), ask(search)]
     trials = load(tmp_path).trials
     # The six, the three, and the enqueued one: the study was not built again.
     assert [trial.number for trial in trials] == list(range(10))
@@ -293,9 +315,10 @@ def test_open_trials_of_a_killed_driver_are_closed_and_run_first_as_do_failed_on
     assert by_key[recorded.key].constraints == {"learned": 0.0, "rlct_usable": 1.0}
     assert by_key[failed.key].user_attrs["status_detail"] == "failed"
     assert by_key[interrupted.key].user_attrs["status_detail"] == "interrupted"
-    keys = [config.key(DIGEST) for config in again]
-    assert keys == [failed.key, interrupted.key]
-    assert not set(keys) & {done.key(DIGEST) for done in configs}
+    assert again == [failed, interrupted]
+    following = ask(search)
+    assert following.place == 9
+    assert following.config not in [*configs, recorded.config]
 
 
 FINITE = {"hidden_layers": [1, 2], "width": [8, 16], "aux_weight": [0, 1], "target_depth": "any"}
@@ -316,14 +339,10 @@ def drive(
 
     It dies in trial `dies_at`, before the trial is in the record, or after that but before Optuna was told (`untold`).
     """
-    again = take_up(spec, storage, record)
-    taken = record.finished().keys()
-    listed = [config for config in spec.listed() if config.key(DIGEST) not in taken]
-    trials = {config.key(DIGEST): config for config in reversed([*again, *listed])}
-    search = Search(spec, DIGEST, storage, reversed(list(trials.values())), taken, "run-of-the-study")
-    while len(record.finished()) < (spec.trials or 99) and (suggestion := search.ask()) is not None:
+    search = take_up(spec, storage, record)
+    while len(record.finished()) < (spec.trials or 99) and (suggestion := ask_for_one(search)) is not None:
         finished = len(record.finished())
-        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config))
+        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config, suggestion.place))
         if finished == dies_at and not untold:
             raise DiedError
         outcome = make_outcome(suggestion.config, falling, measures=MEASURES)
@@ -406,7 +425,7 @@ def test_a_suggestion_in_a_finite_space_does_not_list_the_space_again(monkeypatc
 def test_the_search_of_another_record_is_refused_with_what_to_do() -> None:
     spec = make_spec(sampler="random")
     storage = InMemoryStorage()
-    search = Search(spec, DIGEST, storage, spec.listed(), (), record="run-of-one-record")
+    search = Search(spec, DIGEST, storage, spec.listed(), record="run-of-one-record")
     check_stored_study(spec, storage, None)
     run(search, 1)
     check_stored_study(spec, storage, "run-of-one-record")
@@ -424,7 +443,7 @@ def test_a_study_that_somebody_else_made_is_refused_and_one_of_an_earlier_versio
             check_stored_study(spec, foreign, record)
     earlier = InMemoryStorage()
     # It does not name its record.
-    run(Search(spec, DIGEST, earlier, [], ()), 2)
+    run(Search(spec, DIGEST, earlier, []), 2)
     check_stored_study(spec, earlier, "run")
     with pytest.raises(StudyError, match=r"has 2 trial\(s\) that are not of this record"):
         check_stored_study(spec, earlier, None)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 
 from analysis import read_record
@@ -14,7 +15,7 @@ from study.commands.run import main
 from study.engine.execute import execute
 from study.engine.plan import Plan, make_plan
 from study.engine.resources import Resources
-from study.engine.runners import RUNNERS, make_runner
+from study.engine.runners import make_runner
 from study.errors import StudyError
 from study.record.outcome import describe_trial
 from study.record.protocol import differences, protocol_of
@@ -23,9 +24,10 @@ from study.record.stores import Stores
 from study.record.writer import RecordWriter
 from study.search.parameters import offers, parameters_of, parameters_of_space, random_trials
 from study.spec import StudySpec, build_spec
-from tests.study.conftest import RayCluster
+from tests.study.conftest import RUNNERS_WITH_SERVICES, RayCluster
 from tests.study.synthetic import runs_of
 from tests.study.test_runners import Heard
+from tests.study.trained import write_trained_study
 from tests.trainables.small_files import write_small_files
 from trainables.tasks import TASKS, TaskData, load_task
 
@@ -271,9 +273,41 @@ def test_a_study_of_two_tasks_runs_goes_on_and_reports_each(
     assert study_command(["rlct", "estimate", "two", "--runner", "local", "--draws", "10"]) == 0
     estimates = runs_of(stores, "two", "tags.level = 'estimate'")
     assert sorted(run.data.tags["task"] for run in estimates) == ["digits", "digits", "mnist", "mnist"]
+    # What is not given is as in the trials of each task.
+    for run in estimates:
+        own = TASKS[run.data.tags["task"]].recipe.rlct
+        assert float(run.data.params["rlct_step_size"]) == own.step_size
+        assert (run.data.params["rlct_draws"], run.data.params["rlct_batch_size"]) == ("10", "8")
+    assert TASKS["digits"].recipe.rlct.step_size != TASKS["mnist"].recipe.rlct.step_size
+    key = capfd.readouterr().out.rstrip().splitlines()[-1].split("--rlct ")[1]
+    again = read_record(stores.tracking_uri, "two", key)
+    assert again.replicates["rlct"].notna().all()
+    assert again.rlct_settings["draws"] == "10"
+    assert "step_size" not in again.rlct_settings, "the tasks differ in it"
+    # A calibration is of one task's trials; the networks of the small MNIST learn nothing.
+    assert study_command(["rlct", "calibrate", "two", "--runner", "local", "--step_size", "2e-4", "--plan"]) == 0
+    planned = capfd.readouterr().out
+    assert "mnist, settings " in planned
+    assert "rlct of 2 finished trials" in planned
 
 
-@pytest.mark.parametrize("kind", RUNNERS)
+def test_trials_with_settings_of_their_own_are_calibrated_around_these(digits: TaskData, tmp_path: Path) -> None:
+    stores = Stores.under(tmp_path / "runs")
+    spec = spec_of(task="digits", replicates=1, space=STUDY["space"] | {"rlct_localization": [30, 60]})
+    write_trained_study(stores, spec, digits, tmp_path / "files")
+    options = ["--store", str(stores.root), "--runner", "local", "--step_size", "2e-4", "--localization", "40"]
+    assert study_command(["rlct", "calibrate", "two", *options]) == 0
+    folder = stores.report_folder("two") / "rlct-calibration"
+    tables = [pd.read_csv(file) for file in folder.glob("digits-*/settings.csv")]
+    assert len(tables) == 2
+    own_step = TASKS["digits"].recipe.rlct.step_size
+    for table in tables:
+        assert set(table["step_size"]) == {2e-4, own_step}
+        assert set(table["trials"]) == {2}
+    assert {frozenset(table["localization"]) for table in tables} == {frozenset({30.0, 40.0}), frozenset({60.0, 40.0})}
+
+
+@pytest.mark.parametrize("kind", RUNNERS_WITH_SERVICES)
 def test_every_runner_gives_each_trial_the_data_of_its_task(
     kind: str, data: dict[str, TaskData], tmp_path: Path, ray_cluster: RayCluster
 ) -> None:

@@ -172,7 +172,7 @@ def test_the_architecture_may_stand_in_the_space_or_beside_it_but_once() -> None
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"width": {"mlpp": 3}}, r"space.width.mlpp: it is neither a part of a range .* did you mean 'mlp'"),
+        ({"width": {"mlpp": 3}}, r"space.width: there is no 'mlpp' here: .*a range \(low, .* Did you mean 'mlp'"),
         (
             {"width": {"convnet": 8}},
             r"space.width: has values for 'convnet', which the study does not have",
@@ -343,6 +343,6 @@ def test_a_space_of_millions_of_networks_is_checked_by_some_thousands(
         made.append(values)
         return network_of(values)
 
-    monkeypatch.setattr("study.spec.study.network_of", counted)
+    monkeypatch.setattr("study.spec.networks.network_of", counted)
     spec_with(**fields)
     assert 100 < len(made) < 10_000

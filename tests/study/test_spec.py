@@ -137,6 +137,70 @@ def test_bad_input_is_one_clear_error_naming_field_value_and_remedy(changes: dic
     assert len(str(caught.value).splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"design": [{"widht": 8}]},
+            r"design\[0\].widht: no such field \(value 8\); did you mean 'design\[0\].width'\?",
+        ),
+        ({"design": [{}, {"training.epoch": 8}]}, r"did you mean 'design\[1\].training.epochs'\?"),
+        ({"design": [{"draws": 8}]}, r"did you mean 'design\[0\].rlct_draws'\?"),
+        ({"design": [{"replicates": 8}]}, r"design\[0\].replicates: .*did you mean 'replicates'\?"),
+        (
+            {"design": [{"width": {"low": 1, "high": 3}}]},
+            r"design\[0\].width: takes a value or a list of values, and no",
+        ),
+        ({"space": {"training": {"epochs": 3}}}, r"its fields stand here one by one, such as training.optimizer"),
+        (
+            {"space": {"width": {"lo": 1, "hi": 3}}},
+            r"space.width: there is no 'lo' and 'hi' here: a mapping has the parts of a range "
+            r"\(low, high, log, step\), or values by architecture or task. Did you mean 'low' and 'high'\?",
+        ),
+        (
+            {"space": {"width": {"low": 1, "hi": 3}}},
+            r"space.width.hi: .*mean 'space.width.high'\? a range here has low,",
+        ),
+        ({"space": {"width": {"mlp": {"low": 1, "hi": 3}}}}, r"space.width.mlp.hi: .*mean 'space.width.mlp.high'\?"),
+        ({"space": {"width": {"mpl": [64]}}}, r"there is no 'mpl' here: .* Did you mean 'mlp'\?"),
+        ({"space": {"optimizer": {"lo": 1}}}, r"there is no 'lo' here: a mapping has values by architecture or task$"),
+        (
+            {"space": {"width": {}}},
+            r"space.width: it is empty: a mapping has the parts of a range \(low, high, log, step\)",
+        ),
+        ({"space": {"architecture": ["mlp", "convent"]}}, r"space.architecture\[1\]: .*did you mean 'convnet'\?"),
+        (
+            {"space": {"training.epochs": [0, 1]}},
+            r"space.training.epochs\[0\]: should be greater than or equal to 1, got 0",
+        ),
+        ({"training": {"width": 8}}, r"training.width: no such field .*did you mean 'space.width'\?"),
+        (
+            {"training": {"nonsense": 8}},
+            r"training.nonsense: no such field .*the fields here are optimizer, learning_rate",
+        ),
+        ({"widht": 8}, r"widht: no such field .*did you mean 'space.width'\?"),
+        ({"training.epochs": 8}, r"training.epochs: no such field .*write it as training: \{epochs: …\}"),
+        (
+            {"space": {"aux_weight": {"low": 0, "high": 5}}},
+            r"space.aux_weight.low: must be above 0, such as 0.1: weight 0, the baseline, is searched beside the range "
+            r"with baseline: true, as it is by default, got 0",
+        ),
+        (
+            {"space": {"aux_weight": {"low": 1, "high": 5, "step": 1}}},
+            r"has no step. Leave step out, or set log: false",
+        ),
+        ({"space": [1]}, r"space: should be a mapping, got \[1\]"),
+    ],
+    ids=str,
+)
+def test_a_misspelt_or_misplaced_field_is_one_error_that_says_what_belongs_there(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StudyError, match=message) as caught:
+        spec_with(**changes)
+    assert len(str(caught.value).splitlines()) == 2
+
+
 def test_all_wrong_fields_are_named_at_once() -> None:
     with pytest.raises(StudyError) as caught:
         spec_with(replicates=0, seed=-1, training={"epochs": 0})

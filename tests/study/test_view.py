@@ -24,6 +24,7 @@ from study.search.store import check_stored_study, opened_storage, rebuild, reco
 from study.search.view import shows, view_of
 from study.spec import StudySpec, build_spec
 from tests.study.memory import MemoryRecord
+from tests.study.searching import RUN, ask_for_one, take_up
 from tests.study.synthetic import DIGEST, falling, make_outcome
 from trainables.trial import TrialConfig
 
@@ -33,7 +34,6 @@ SPACE = {
     "target_depth": "any",
     "aux_weight": {"low": 0.1, "high": 0.9},
 }
-RUN = "run-of-the-study"
 
 
 @pytest.fixture(autouse=True)
@@ -84,12 +84,11 @@ def search_on(
     spec: StudySpec, storage: BaseStorage, record: MemoryRecord, trials: int, fails: Sequence[int] = ()
 ) -> list[str]:
     """Go on with a search until the record has so many trials; return the keys of all in their order."""
-    reconcile(spec, storage, view_of(spec, record.finished(), record.trials()), RUN)
-    search = Search(spec, DIGEST, storage, [], record.finished(), RUN)
+    search = take_up(spec, storage, record)
     while len(record.runs) < trials:
-        suggestion = search.ask()
+        suggestion = ask_for_one(search)
         assert suggestion is not None
-        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config))
+        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config, suggestion.place))
         if len(record.runs) in fails:
             record.fail_trial(suggestion.key)
             search.fail(suggestion)
@@ -129,30 +128,15 @@ def test_a_search_whose_optuna_study_was_lost_suggests_what_it_would_have_sugges
     assert search_on(spec, InMemoryStorage(), record, 20) == undisturbed
 
 
-def test_what_a_sampler_has_noted_survives_in_a_study_that_is_built_again_while_the_old_one_is_there() -> None:
-    # The first generation of nsga2 has fifty trials, and each trial notes its generation.
-    spec, storage, record = make_spec(sampler="nsga2", trials=56), InMemoryStorage(), MemoryRecord()
-    search_on(spec, storage, record, 53)
-    before = [trial.system_attrs for trial in load(storage).trials if "trial_key" in trial.user_attrs]
-    rebuild(spec, storage, view_of(spec, record.finished(), record.trials()), RUN)
-    assert [trial.system_attrs for trial in load(storage).trials] == before
-    search_on(spec, storage, record, 56)
-    generations = [trial.system_attrs.get("NSGAIISampler:generation") for trial in load(storage).trials]
-    assert generations[:50].count(0) > 40
-    assert generations[-1] == 1
-
-
-def test_of_several_choices_that_make_a_trial_the_one_that_was_made_stays_while_the_old_study_is_there() -> None:
+def test_a_target_with_two_names_has_one_of_them_in_every_study() -> None:
     # The last of two layers is both 2 and 'last'.
-    space = {"hidden_layers": 2, "width": 8, "aux_weight": {"low": 0.1, "high": 0.9}, "target_depth": [2, "last"]}
+    space = {"hidden_layers": 2, "width": 8, "aux_weight": {"low": 0.1, "high": 0.9}, "target_depth": [2, "last", 1]}
     spec, storage, record = make_spec(space=space, sampler="random"), InMemoryStorage(), MemoryRecord()
     search_on(spec, storage, record, 8)
-    view = view_of(spec, record.finished(), record.trials())
-    assert not reconcile(spec, storage, view, RUN)
     live = comparable(load(storage).trials)
     (name,) = {name for trial in live for name in trial["params"] if name.startswith("target_depth")}
-    assert {trial["params"].get(name, 2) for trial in live} == {2, "last"}
-    rebuild(spec, storage, view, RUN)
+    assert {trial["params"].get(name, 2) for trial in live} == {1, 2}
+    rebuild(spec, storage, view_of(spec, record.finished(), record.trials()), RUN)
     assert comparable(load(storage).trials) == live
 
 
@@ -179,9 +163,9 @@ def test_the_view_of_a_stored_view_is_the_same_and_the_live_study_is_one_too(
     reconcile(spec, storage, [], RUN)
     search = Search(spec, DIGEST, storage, [], (), RUN)
     for count in range(number):
-        if (suggestion := search.ask()) is None:
+        if (suggestion := ask_for_one(search)) is None:
             break
-        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config))
+        search.start(suggestion, record.start_trial(suggestion.key, suggestion.config, suggestion.place))
         outcome = outcome_of(suggestion.config, count)
         record.finish_trial(suggestion.key, outcome)
         search.tell(suggestion, outcome)
@@ -311,7 +295,7 @@ def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record.open_study(spec, DIGEST, 8)
         search = Search(spec, DIGEST, storage, [], (), record.run_id)
         for number in range(8):
-            suggestion = search.ask()
+            suggestion = ask_for_one(search)
             assert suggestion is not None
             key, config = suggestion.key, suggestion.config
             search.start(suggestion, record.start_trial(key, config))

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from study.errors import StudyError
 from study.spec import build_spec, read_study
-from study.spec.yaml_text import MOST_BYTES, MOST_VALUES, read_yaml
+from study.spec.yaml_text import MOST_BYTES, MOST_VALUES, read_yaml, write_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -63,6 +65,7 @@ def test_what_is_no_study_is_one_short_error_with_the_line(text: str | bytes, me
         ("a: &x [1, 2]\nb: *x", {"a": [1, 2], "b": [1, 2]}),
         ("x: &x {a: 1, b: 1}\ny: {<<: *x, a: 2}", {"x": {"a": 1, "b": 1}, "y": {"a": 2, "b": 1}}),
         ("a: 1_000\nb: .5\nc: yes\nd: ~\ne: 'é'", {"a": 1000, "b": 0.5, "c": True, "d": None, "e": "é"}),
+        ("[1e-5, -1E3, 1.5e2, +2.e+1, 1e-, e5, 1e5x]", [1e-5, -1000.0, 150.0, 20.0, "1e-", "e5", "1e5x"]),
         (b"\xef\xbb\xbfa: 1", {"a": 1}),
         ('{"a": {"low": 1, "high": 9}}', {"a": {"low": 1, "high": 9}}),
     ],
@@ -108,3 +111,16 @@ def test_a_bomb_ends_in_one_short_message_and_exit_code_2(text: str, tmp_path: P
 def test_the_names_of_a_file_without_a_name_is_that_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("task: digits\ntrials: 5\n")
     assert build_spec(read_study(str(tmp_path / "mine.yaml")), "mine").name == "mine"
+
+
+@given(
+    text=st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), max_size=20)
+    | st.from_regex(r"[-+]?[0-9._:]{1,4}([eE][-+]?[0-9]{1,3})?", fullmatch=True),
+    number=st.floats(allow_nan=False) | st.integers(-(10**30), 10**30),
+)
+@example("1e5", 1e-5)
+@example("2026-11-25", 1e16)
+@example("=", 0.0)
+def test_what_is_written_is_read_as_the_same(text: str, number: float) -> None:
+    value = {"name": text, "number": number, "list": [text, number]}
+    assert read_yaml(write_yaml(value), "it") == value

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from study.commands.views.conditions import conditions
 from study.spec import StudySpec
 from study.spec.dimensions import ANY, Dimension
 from study.spec.ranges import Range, WeightRange
@@ -16,6 +17,7 @@ MOST_SHOWN = 12
 
 def add_space(table: Table, spec: StudySpec) -> None:
     """Add a row for each dimension of the space, what it may be and when, and what a sampler is asked for."""
+    when = conditions(spec)
     for name in spec.names:
         if name == "task":
             continue  # Each has a row of its own.
@@ -23,19 +25,18 @@ def add_space(table: Table, spec: StudySpec) -> None:
             given = spec.values(name)
             of_design = spec.sampler.name == "design" and name != "architecture"
             words = _in_words(given) if of_design else _in_words(dimension)
-            table.add_row(name if not scope else f"{name}, {scope}", words + _condition(spec, name))
+            condition = f" ({when[name]})" if when[name] else ""
+            table.add_row(name if not scope else f"{name}, {scope}", words + condition)
     if not spec.is_enumerated:
         # Optuna takes a while to import, and only studies with a sampler need it.
-        from study.search.parameters import parameters_of_space
         from study.search.samplers import draws_at_random
         from study.search.search import check_search
 
-        check_search(spec)
+        asked, conditional = check_search(spec)
         trials = spec.all_trials()
         table.add_row(
             "space", "more trials than can be listed" if trials is None else f"{len(trials):,} different trials"
         )
-        asked, conditional = parameters_of_space(spec)
         named = ", ".join(f"{name} ({_of(each)})" for name, each in asked.items())
         table.add_row("sampler", f"{spec.sampler}, asked for {named}")
         if conditional and draws_at_random(spec.sampler):
@@ -67,24 +68,6 @@ def _by_architecture(spec: StudySpec, name: str) -> dict[str, Dimension]:
         else:
             return found
     raise AssertionError("a task and an architecture have one dimension")
-
-
-def _condition(spec: StudySpec, name: str) -> str:
-    """When a field is chosen, if it is not in every trial."""
-    role = FIELDS[name].role
-    if role == "network" and name != "architecture":
-        having = [each for each in spec.architectures if name in get_architecture(each).fields]
-        return f" (for {', '.join(having)})" if 0 < len(having) < len(spec.architectures) else ""
-    if len(_shown(spec, name)) < 2:
-        return ""
-    if role == "target":
-        return " (where self-modeling has a weight above 0; of the layers that the network has)"
-    return " (where something is predicted)" if role == "option" else ""
-
-
-def _shown(spec: StudySpec, name: str) -> list[Any]:
-    values = spec.values(name)
-    return [1, 2] if values == [ANY] else values
 
 
 def _in_words(dimension: Dimension) -> str:

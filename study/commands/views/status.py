@@ -43,7 +43,11 @@ def status_view(seen: Overview) -> RenderableType:
     counts = seen.trials
     of = "" if counts.total is None else f" of {counts.total}"
     to_run = "" if counts.to_run is None else f", {counts.to_run} to run"
-    facts.add_row("trials", f"{counts.finished}{of} finished, {counts.failed} failed, {counts.running} running{to_run}")
+    outside = f"; {counts.outside} more outside the study's space" if counts.outside else ""
+    facts.add_row(
+        "trials",
+        f"{counts.finished}{of} finished, {counts.failed} failed, {counts.running} running{to_run}{outside}",
+    )
     if seen.replicates is not None and seen.replicates[0] < seen.replicates[1]:
         fewest, most = seen.replicates
         lacking = f"; {counts.to_grow} trial(s) to get more" if counts.to_grow else ""
