@@ -8,7 +8,7 @@ Usable alone, in a notebook or on a machine without Ray, MLflow and Optuna::
     result = run_experiment(TrialConfig.from_recipe("digits", aux_weight=5.0, seeds=(0, 1)), data)
     result.measurements["val_accuracy"]  # one value per replicate
 
-Reading order: experiment, trial, config, tasks, networks, auxiliary, training, measures, outcomes, rlct,
+Reading order: experiment, trial, config, tasks, networks, auxiliary, training, measures, outcomes, rlct, snapshot,
 observer.
 """
 

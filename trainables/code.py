@@ -1,9 +1,11 @@
 """A digest of the code that gives weights their meaning."""
 
 import ast
+import functools
 import hashlib
 import inspect
 import sys
+from pathlib import Path
 
 from torch import nn
 
@@ -46,6 +48,17 @@ def code_digest(architecture: Architecture, network: nn.Module) -> str:
     sha = hashlib.sha256()
     for name in sorted(name for name in names if not name.startswith("torch.")):
         sha.update(_without_docstrings(inspect.getsource(sys.modules[name])).encode())
+    return sha.hexdigest()
+
+
+@functools.cache
+def package_digest() -> str:
+    """SHA-256 over names and content of all modules of this package: no other version may go on from its states."""
+    folder = Path(__file__).parent
+    sha = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        sha.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+        sha.update(hashlib.sha256(file.read_bytes()).digest())
     return sha.hexdigest()
 
 

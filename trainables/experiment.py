@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from trainables.networks import ReplicatedNetwork, get_architecture
 from trainables.observer import observe
 from trainables.outcomes import StatusName, worst_status
 from trainables.rlct import DrawCallback, RlctEstimate, estimate_rlct
+from trainables.snapshot import SnapshotFile, Snapshots
+from trainables.states import State
 from trainables.tasks import Splits, TaskData, get_task
 from trainables.training import train
 from trainables.trial import TrialConfig
@@ -53,6 +56,7 @@ def run_experiment(
     device: torch.device | str = "cpu",
     on_epoch: EpochCallback | None = None,
     on_draw: DrawCallback | None = None,
+    snapshot_file: SnapshotFile | None = None,
 ) -> ExperimentResult:
     """Train and measure all replicates of one trial.
 
@@ -60,15 +64,59 @@ def run_experiment(
         config: the trial.
         data: the task's data, as `load_task` gives it.
         device: where to compute.
-        on_epoch: called after each epoch with its number, from 1, and its measures, each (R,).
+        on_epoch: called after each epoch with its number, from 1, and its measures, each (R,). A trial that goes on
+            from a snapshot first calls it for the epochs that were done before.
         on_draw: called after each draw of the rlct sampler with the number of draws done.
+        snapshot_file: a trial whose worker has died goes on from its newest snapshot, and keeps new ones there. On a
+            CPU the result equals that of a trial that nothing has disturbed, bit for bit.
 
     Raises:
         ValueError: the data belongs to another task, or a batch is larger than the training split.
     """
     if data.task != config.task:
         raise ValueError(f"the trial's task is {config.task!r}, the data's {data.task!r}")
-    started = time.perf_counter()
+    snapshots = Snapshots(config, str(device), snapshot_file)
+    clock = _Clock(snapshots.restored("seconds"))
+    snapshots.include("seconds", clock.state)
+    with clock.running("training"):
+        network, splits, epochs = _trained(config, data, device, on_epoch, snapshots)
+    classifier = network.classifier().eval()
+    with clock.running("rlct"):
+        rlct = estimate_rlct(classifier, splits.train, config.rlct, config.seeds[0], on_draw, snapshots=snapshots)
+    observed = {name: np.full(config.replicates, math.nan) for name in ("observer_r2", "observer_agreement")}
+    with clock.running("observer"):
+        if config.observer.epochs:
+            seen = observe(
+                classifier,
+                config.observed_depths,
+                data.shape.inputs,
+                splits,
+                config.observer,
+                config.seeds,
+                snapshots,
+            )
+            observed = {"observer_r2": seen.r2, "observer_agreement": seen.agreement}
+
+    final = epochs[-1] | {"rlct": rlct.estimate, "rlct_chain_se": rlct.standard_error} | observed
+    return ExperimentResult(
+        config=config,
+        history={name: np.stack([epoch[name] for epoch in epochs]) for name in epochs[0]},
+        measurements=final,
+        statuses=_statuses(final, splits, config.training.until_loss),
+        rlct=rlct,
+        network=network,
+        seconds=clock.seconds,
+    )
+
+
+def _trained(
+    config: TrialConfig,
+    data: TaskData,
+    device: torch.device | str,
+    on_epoch: EpochCallback | None,
+    snapshots: Snapshots,
+) -> tuple[ReplicatedNetwork, Splits, list[dict[str, np.ndarray]]]:
+    """The trained network in evaluation mode, the data it was trained on, and the measures of every epoch."""
     splits = data.split(config.training.validation_fraction, config.split_seed, device)
     inputs, task = data.shape.inputs, get_task(config.task)
     setting = Setting(config.network, inputs, config.seeds, device)
@@ -79,33 +127,67 @@ def run_experiment(
     network = architecture.build(config.network, inputs, head, config.seeds, auxiliary.dropout)
     network = network.to(device)
 
-    epochs: list[dict[str, np.ndarray]] = []
-    for metrics in train(network, auxiliary, splits, task, config.training, config.seeds):
-        epochs.append(metrics)
-        if on_epoch is not None:
-            on_epoch(len(epochs), metrics)
-    trained = time.perf_counter()
+    epochs = _epochs(snapshots.restored("history"))
+    if on_epoch is not None:
+        for epoch, metrics in enumerate(epochs, 1):
+            on_epoch(epoch, metrics)
+    snapshots.include("history", lambda: _history(epochs))
+    if weights := snapshots.restored("trained"):
+        network.load_state_dict(weights)
+        network.eval()
+    else:
+        for metrics in train(network, auxiliary, splits, task, config.training, config.seeds, snapshots):
+            epochs.append(metrics)
+            if on_epoch is not None:
+                on_epoch(len(epochs), metrics)
+    snapshots.include("trained", network.state_dict)
+    return network, splits, epochs
 
-    classifier = network.classifier().eval()
-    rlct = estimate_rlct(classifier, splits.train, config.rlct, config.seeds[0], on_draw)
-    estimated = time.perf_counter()
 
-    observed = {name: np.full(config.replicates, math.nan) for name in ("observer_r2", "observer_agreement")}
-    if config.observer.epochs:
-        seen = observe(classifier, config.observed_depths, inputs, splits, config.observer, config.seeds)
-        observed = {"observer_r2": seen.r2, "observer_agreement": seen.agreement}
-    finished = time.perf_counter()
+def _history(epochs: list[dict[str, np.ndarray]]) -> State:
+    """The measures of every epoch, each (E, R), named with their position: a file does not keep the order."""
+    return {
+        f"{position}/{name}": torch.from_numpy(np.stack([epoch[name] for epoch in epochs]))
+        for position, name in enumerate(epochs[0] if epochs else ())
+    }
 
-    final = epochs[-1] | {"rlct": rlct.estimate, "rlct_chain_se": rlct.standard_error} | observed
-    return ExperimentResult(
-        config=config,
-        history={name: np.stack([epoch[name] for epoch in epochs]) for name in epochs[0]},
-        measurements=final,
-        statuses=_statuses(final, splits, config.training.until_loss),
-        rlct=rlct,
-        network=network,
-        seconds={"training": trained - started, "rlct": estimated - trained, "observer": finished - estimated},
-    )
+
+def _epochs(history: State) -> list[dict[str, np.ndarray]]:
+    """The epochs of a `_history`."""
+    measures = {}
+    for key in sorted(history, key=lambda key: int(key.partition("/")[0])):
+        measures[key.partition("/")[2]] = history[key].clone().numpy()
+    done = len(next(iter(measures.values()), ()))
+    return [{name: values[epoch] for name, values in measures.items()} for epoch in range(done)]
+
+
+class _Clock:
+    """Wall time of the parts of a trial, that before an interruption included: what a snapshot has, it has seen."""
+
+    def __init__(self, state: State):
+        self._before = dict.fromkeys(("training", "rlct", "observer"), 0.0)
+        self._before |= {part: float(seconds) for part, seconds in state.items()}
+        self._running: tuple[str, float] | None = None
+
+    @contextmanager
+    def running(self, part: str) -> Iterator[None]:
+        """Add the time of this context to a part's."""
+        self._running = part, time.perf_counter()
+        yield
+        self._before, self._running = self.seconds, None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each part until now."""
+        seconds = dict(self._before)
+        if self._running is not None:
+            part, since = self._running
+            seconds[part] += time.perf_counter() - since
+        return seconds
+
+    def state(self) -> State:
+        """The seconds, for a snapshot."""
+        return {part: torch.tensor(seconds, dtype=torch.float64) for part, seconds in self.seconds.items()}
 
 
 def estimate_rlct_again(

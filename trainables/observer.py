@@ -7,6 +7,7 @@ well it predicts on held-out inputs, new to both networks, tells how predictable
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,6 +18,17 @@ from trainables.config import NetworkConfig, ObserverConfig, TrainingConfig
 from trainables.networks import Head, ReplicatedNetwork, get_architecture
 from trainables.networks.layers import ReplicatedEmbedding
 from trainables.seeds import derived_seed
+from trainables.snapshot import Snapshots
+from trainables.states import (
+    State,
+    integer,
+    optimizer_state,
+    parameters_of,
+    prefixed,
+    restore_optimizer,
+    restore_parameters,
+    under,
+)
 from trainables.tasks import Split, Splits
 from trainables.tasks.base import InputSpec
 from trainables.training import sample_orders
@@ -40,6 +52,7 @@ def observe(
     splits: Splits,
     config: ObserverConfig,
     seeds: Sequence[int],
+    snapshots: Snapshots | None = None,
 ) -> Observation:
     """Train an observer per replicate on the training split, and measure it on the held-out one.
 
@@ -54,7 +67,9 @@ def observe(
         splits: the held-out split is the validation split, or the test split if there is no validation split.
         config: size and training of the observer.
         seeds: of the R observed networks; the observers' seeds are derived from these.
+        snapshots: what an earlier worker has trained is taken from there, and the observers' state is kept there.
     """
+    snapshots = snapshots or Snapshots()
     observed = _Observed(network, tuple(depths), splits.train)
     device = splits.train.inputs.device
     observer_seeds = [derived_seed(seed, "observer") for seed in seeds]
@@ -63,8 +78,25 @@ def observe(
     student = get_architecture(reader.architecture).build(reader, inputs, head, observer_seeds).to(device)
     optimizers = _optimizers(student, config)
     training = TrainingConfig(epochs=config.epochs, batch_size=config.batch_size)
-    for order in sample_orders(len(splits.train), training, observer_seeds):
-        for start in range(0, order.shape[1], config.batch_size):
+    epoch = start = 0
+
+    def state() -> State:
+        trained = prefixed("weights", parameters_of(student))
+        for index, optimizer in enumerate(optimizers):
+            trained |= prefixed(f"optimizer{index}", optimizer_state(optimizer))
+        return trained | {"epoch": integer(epoch), "start": integer(start)}
+
+    if earlier := snapshots.restored("observer"):
+        epoch, start = int(earlier["epoch"]), int(earlier["start"])
+        restore_parameters(student, under("weights", earlier))
+        for index, optimizer in enumerate(optimizers):
+            restore_optimizer(optimizer, under(f"optimizer{index}", earlier))
+    snapshots.include("observer", state)
+    first_epoch, first_start = epoch, start
+    orders = sample_orders(len(splits.train), training, observer_seeds)
+    for epoch, order in islice(enumerate(orders), first_epoch, None):
+        for start in range(first_start if epoch == first_epoch else 0, order.shape[1], config.batch_size):
+            snapshots.save_if_due()
             seen = splits.train.inputs[order[:, start : start + config.batch_size].to(device)]
             probabilities, activations = observed(seen)
             predicted = student(seen)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from trainables.networks import ReplicatedNetwork
+from trainables.states import State
 
 
 class LossStop:
@@ -33,6 +34,25 @@ class LossStop:
             for name, value in of_replicate.items():
                 kept[name][replicate] = value
         return kept
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights and measures of the replicates that have stopped."""
+        weights = {f"{r}/weights/{name}": value for r, kept in self._weights.items() for name, value in kept.items()}
+        measures = {
+            f"{r}/measures/{name}": torch.tensor(value, dtype=torch.float64)
+            for r, kept in self._measures.items()
+            for name, value in kept.items()
+        }
+        return weights | measures
+
+    def go_on_from(self, state: State) -> None:
+        """Take up an earlier `state`."""
+        for name, tensor in state.items():
+            replicate, kind, of = name.split("/", 2)
+            if kind == "weights":
+                self._weights.setdefault(int(replicate), {})[of] = tensor.clone()
+            else:
+                self._measures.setdefault(int(replicate), {})[of] = float(tensor)
 
     @torch.no_grad()
     def restore(self) -> None:

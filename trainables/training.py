@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,6 +14,17 @@ from trainables.config import TrainingConfig
 from trainables.measures.epoch import EpochView, measure_epoch
 from trainables.networks import ReplicatedNetwork
 from trainables.seeds import generators
+from trainables.snapshot import Snapshots
+from trainables.states import (
+    State,
+    generator_states,
+    integer,
+    optimizer_state,
+    prefixed,
+    restore_generators,
+    restore_optimizer,
+    under,
+)
 from trainables.stopping import LossStop
 from trainables.tasks import Split, Splits, Task
 
@@ -24,24 +36,35 @@ def train(
     task: Task,
     config: TrainingConfig,
     seeds: Sequence[int],
+    snapshots: Snapshots | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Train in place; yield the measures of each epoch, each (R,), NaN where a measure does not apply.
 
     Run the generator to its end: only then does a replicate that stopped at `until_loss` get back its weights of that
-    epoch.
+    epoch. With snapshots, epochs that an earlier worker has done are left out.
     """
+    snapshots = snapshots or Snapshots()
     optimizer = make_optimizer(network, config)
     stop = LossStop(network, -math.inf if config.until_loss is None else config.until_loss)
     orders = sample_orders(len(splits.train), config, seeds)
     augmentations = _augmentations(len(splits.train), task, config, seeds)
-    for epoch, (order, changes) in enumerate(zip(orders, augmentations, strict=False), 1):
+    run = _Run(network, auxiliary, optimizer, stop)
+    if state := snapshots.restored("training"):
+        run.go_on_from(state)
+    snapshots.include("training", run.state)
+    # Orders and changes follow from the seeds and the number of the epoch: they are drawn again, not kept.
+    epochs = enumerate(zip(orders, augmentations, strict=False), 1)
+    for epoch, (order, changes) in islice(epochs, run.epochs, None):
         network.train()
-        losses = _train_epoch(network, auxiliary, splits.train, task, order, changes, config.batch_size, optimizer)
+        losses = _train_epoch(run, splits.train, task, order, changes, config.batch_size, snapshots)
         network.eval()
-        yield stop.keep(measure_epoch(EpochView(network, auxiliary, splits, epoch, losses)))
+        measures = stop.keep(measure_epoch(EpochView(network, auxiliary, splits, epoch, losses)))
+        run.begin_after(epoch)
+        yield measures
         if stop.all_stopped:
             break
     stop.restore()
+    snapshots.exclude("training")
 
 
 def loss_per_replicate(auxiliary: AuxiliaryTask, network: ReplicatedNetwork, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -88,21 +111,66 @@ def make_optimizer(network: ReplicatedNetwork, config: TrainingConfig) -> torch.
     )
 
 
+class _Run:
+    """A training and how far it has come."""
+
+    def __init__(
+        self,
+        network: ReplicatedNetwork,
+        auxiliary: AuxiliaryTask,
+        optimizer: torch.optim.Optimizer,
+        stop: LossStop,
+    ):
+        self.network, self.auxiliary, self.optimizer, self._stop = network, auxiliary, optimizer, stop
+        self.begin_after(0)
+
+    def begin_after(self, epoch: int) -> None:
+        """This many epochs are done and measured, and nothing of the next one."""
+        self.epochs = epoch
+        self.seen = 0  # samples of the epoch
+        # Cross-entropy of the samples that were seen, (R,).
+        self.total = torch.zeros(self.network.replicates, device=next(self.network.parameters()).device)
+
+    def state(self) -> State:
+        """Everything that training goes on from, at the end of a batch."""
+        return {
+            "epochs": integer(self.epochs),
+            "seen": integer(self.seen),
+            "total": self.total,
+            **prefixed("weights", self.network.state_dict()),
+            **prefixed("optimizer", optimizer_state(self.optimizer)),
+            **prefixed("dropout", generator_states(self.network.generators)),
+            **prefixed("control", generator_states(self.auxiliary.generators)),
+            **prefixed("stopped", self._stop.state()),
+        }
+
+    def go_on_from(self, state: State) -> None:
+        """Take up an earlier `state`."""
+        self.begin_after(int(state["epochs"]))
+        self.seen = int(state["seen"])
+        self.total.copy_(state["total"])
+        self.network.load_state_dict(under("weights", state))
+        restore_optimizer(self.optimizer, under("optimizer", state))
+        restore_generators(self.network.generators, under("dropout", state))
+        restore_generators(self.auxiliary.generators, under("control", state))
+        self._stop.go_on_from(under("stopped", state))
+
+
 def _train_epoch(
-    network: ReplicatedNetwork,
-    auxiliary: AuxiliaryTask,
+    run: _Run,
     split: Split,
     task: Task,
     order: Tensor,
     changes: Tensor | None,
     batch_size: int,
-    optimizer: torch.optim.Optimizer,
+    snapshots: Snapshots,
 ) -> Tensor:
-    """One pass in the given order (R, n); the mean cross-entropy of its samples, (R,)."""
-    device = split.inputs.device
-    order, total = order.to(device), torch.zeros(network.replicates, device=device)
+    """The rest of a pass in the given order (R, n); the mean cross-entropy of its samples, (R,)."""
+    network, auxiliary, optimizer, device = run.network, run.auxiliary, run.optimizer, split.inputs.device
+    order = order.to(device)
     changes = None if changes is None else changes.to(device)
-    for start in range(0, order.shape[1], batch_size):
+    for start in range(run.seen, order.shape[1], batch_size):
+        snapshots.save_if_due()
         indices = order[:, start : start + batch_size]
         inputs = split.inputs[indices]
         if changes is not None:
@@ -113,8 +181,9 @@ def _train_epoch(
         # The replicates share no parameter: the gradient of the summed loss is that of each replicate's own loss.
         losses.sum().backward()
         optimizer.step()
-        total += entropy.detach() * indices.shape[1]
-    return total / order.shape[1]
+        run.total += entropy.detach() * indices.shape[1]
+        run.seen += indices.shape[1]
+    return run.total / order.shape[1]
 
 
 def _augmentations(samples: int, task: Task, config: TrainingConfig, seeds: Sequence[int]) -> Iterator[Tensor | None]:

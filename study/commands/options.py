@@ -8,7 +8,7 @@ import argparse
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -102,7 +102,7 @@ def parse_options(arguments: list[str]) -> Options | None:
     return Options(
         spec=build_spec(_merged(read_study(given.study), fields), given.study),
         stores=stores,
-        resources=resources_of(given),
+        resources=resources_of_trials(given),
         runner=given.runner,
         data=data_of(given),
         plan_only=given.plan,
@@ -138,6 +138,7 @@ def make_parser() -> "Parser":
     parser.add_argument("--list", action="store_true", help="list the named studies, their questions and their costs")
     add_places(parser)
     add_resources(parser)
+    add_survival(parser)
     return parser
 
 
@@ -227,6 +228,15 @@ def resources_of(given: argparse.Namespace) -> Resources:
     return resources
 
 
+def resources_of_trials(given: argparse.Namespace) -> Resources:
+    """The resources, from the options added by `add_resources` and `add_survival`.
+
+    Raises:
+        StudyError: the runner cannot use them.
+    """
+    return replace(resources_of(given), restarts=given.restarts, snapshot_interval=given.snapshot_interval)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that raises StudyError, with the field of `fields` that was probably meant."""
 
@@ -310,10 +320,35 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
         "--cpus-per-trial", type=positive_int, default=1, metavar="N", help="CPU cores per trial (default: 1)"
     )
     how.add_argument(
-        "--gpus-per-trial", type=_share, default=0.0, metavar="X", help="GPUs per trial, or a share of one (default: 0)"
+        "--gpus-per-trial",
+        type=_number,
+        default=0.0,
+        metavar="X",
+        help="GPUs per trial, or a share of one (default: 0)",
     )
     how.add_argument(
         "--concurrent", type=positive_int, metavar="N", help="most trials at the same time (default: all that fit)"
+    )
+
+
+def add_survival(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what a trial does about workers that die."""
+    how = parser.add_argument_group("what survives")
+    how.add_argument(
+        "--snapshot-interval",
+        type=_number,
+        default=Resources.snapshot_interval,
+        metavar="SECONDS",
+        help="a running trial keeps its state this often, to go on from it when its worker or the driver has died "
+        "(default: %(default)g; less often where it would take more than 2 %% of the time)",
+    )
+    how.add_argument(
+        "--restarts",
+        type=_count,
+        default=Resources.restarts,
+        metavar="N",
+        help="how often a trial whose worker or node has died goes on elsewhere before it counts as failed "
+        "(default: %(default)s)",
     )
 
 
@@ -479,7 +514,11 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def _share(text: str) -> float:
+def _count(text: str) -> int:
+    return 0 if re.fullmatch("0+", text) else positive_int(text)
+
+
+def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

@@ -8,7 +8,15 @@ from rich.console import Console
 
 from study.commands.console import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, EXIT_OK
 from study.commands.elsewhere import make_parser, parse, print_json
-from study.commands.options import Options, add_places, add_resources, data_of, resources_of, stores_of
+from study.commands.options import (
+    Options,
+    add_places,
+    add_resources,
+    add_survival,
+    data_of,
+    resources_of_trials,
+    stores_of,
+)
 
 
 def retry_failed(arguments: list[str], console: Console) -> int:
@@ -20,6 +28,7 @@ def retry_failed(arguments: list[str], console: Console) -> int:
         "the keys study, to_retry, finished, failed, interrupted.",
     )
     add_resources(parser)
+    add_survival(parser)
     options = parse(parser, arguments, add_places)
     if options.json:
         with Path(os.devnull).open("w") as nowhere:
@@ -39,7 +48,7 @@ def _retry(given: argparse.Namespace, console: Console) -> int:
     options = Options(
         spec=spec,
         stores=stores_of(given),
-        resources=resources_of(given),
+        resources=resources_of_trials(given),
         runner=given.runner,
         data=data_of(given),
         plan_only=False,

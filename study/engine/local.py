@@ -16,6 +16,7 @@ from study.engine.estimation import Job
 from study.engine.ledger import Ledger
 from study.engine.resources import Resources
 from study.engine.runner import Estimated, StudyData
+from study.engine.snapshots import SnapshotPlace
 from study.errors import StudyError, disk_errors
 from study.search.search import WAIT
 
@@ -27,7 +28,8 @@ class LocalRunner:
         StudyError: trials are to have a GPU, and there is none.
     """
 
-    def __init__(self, resources: Resources):
+    def __init__(self, resources: Resources, snapshots: SnapshotPlace):
+        self._snapshots = snapshots
         if resources.device.use_gpu:
             import torch
 
@@ -53,11 +55,17 @@ class LocalRunner:
         while (trial := ledger.next()) is not None:
             assert trial is not WAIT, "with one worker, all trials before have ended"
             ledger.start(trial)
-            with disk_errors(), tempfile.TemporaryDirectory() as folder:
+            of_task = data[trial.config.task]
+            with (
+                disk_errors(),
+                tempfile.TemporaryDirectory() as folder,
+                self._snapshots.file(trial.key, of_task.digest) as snapshots,
+            ):
                 try:
                     report = partial(ledger.advance, trial)
-                    of_task = data[trial.config.task]
-                    outcome, rest = run_trial(trial.config, of_task, self._device, report, Path(folder))
+                    outcome, rest = run_trial(
+                        trial.config, of_task, self._device, report, Path(folder), snapshot_file=snapshots
+                    )
                 except StudyError:
                     # The ledger could not record the trial: it could not record others either.
                     raise
@@ -66,6 +74,7 @@ class LocalRunner:
                 else:
                     ledger.advance(trial, rest)
                     ledger.finish(trial, outcome, Path(folder))
+            self._snapshots.forget(trial.key)
 
     def run_estimates(
         self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: Mapping[str, StudyData]

@@ -26,6 +26,7 @@ from study.engine.ray_health import raising_loss
 from study.engine.ray_place import place_here
 from study.engine.resources import Device, Resources
 from study.engine.runner import Estimated, RunTrial, StudyData
+from study.engine.snapshots import SnapshotPlace
 from study.errors import StudyError, disk_errors
 from study.record.outcome import Outcome, Progress
 from study.record.stores import Stores
@@ -37,9 +38,6 @@ TUNE_SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours to handle.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # No snapshots of the whole experiment: a study goes on from its record.
 }
-# A worker or a node that dies is no fault of the trial, which starts again elsewhere, this often at most: a trial that
-# needs more memory than any node has would kill one worker after the other.
-RESTARTS = 3
 # Seconds in which Ray Tune, when it is to stop, should have recorded what it is recording and stopped its workers.
 SECONDS_TO_STOP = 20.0
 
@@ -47,10 +45,18 @@ SECONDS_TO_STOP = 20.0
 class RayRunner:
     """Runs trials and estimates on an existing Ray cluster, or on a new one on this machine."""
 
-    def __init__(self, resources: Resources, stores: Stores, study: str, tell: Callable[[str], None]):
+    def __init__(
+        self,
+        resources: Resources,
+        stores: Stores,
+        study: str,
+        snapshots: SnapshotPlace,
+        tell: Callable[[str], None],
+    ):
         self._resources = resources
         self._stores = stores
         self._study = study
+        self._snapshots = snapshots
         self._tell = tell
         self._connection: Connection
 
@@ -70,7 +76,7 @@ class RayRunner:
     def run_trials(self, ledger: Ledger[Any], data: Mapping[str, StudyData]) -> None:
         """Run the ledger's trials with Ray Tune."""
         os.environ.update(TUNE_SETTINGS)
-        desk = _Desk(ledger)
+        desk = _Desk(ledger, self._snapshots)
         # In a thread: some of Ray's calls cannot be interrupted, and would wait for ever for a cluster that has died.
         tuning = threading.Thread(target=desk.keep_failure, args=[lambda: self._tuner(desk, data).fit()], daemon=True)
         with raising_loss(self._connection):
@@ -96,7 +102,9 @@ class RayRunner:
         resources = self._resources
         # References: a worker fetches the data of its trial's task alone.
         stored = {task: ray.put(of_task) for task, of_task in data.items()}
-        trainable = tune.with_parameters(_train, data=stored, device=resources.device, code=code_here())
+        trainable = tune.with_parameters(
+            _train, data=stored, device=resources.device, code=code_here(), snapshots=self._snapshots
+        )
         return tune.Tuner(
             tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
             tune_config=TuneConfig(
@@ -112,19 +120,26 @@ class RayRunner:
                 storage_path=self._stores.ray_uri,
                 callbacks=[_LedgerCallback(desk)],
                 stop=_StopOnError(desk),
-                # Errors of a trial's code are not among these failures: `_train` reports them.
-                failure_config=FailureConfig(max_failures=RESTARTS),
+                # A worker or a node that dies is no fault of the trial, which goes on elsewhere. There is a limit: a
+                # trial that needs more memory than any node has would kill one worker after the other. Errors of a
+                # trial's code are not among these failures: `_train` reports them.
+                failure_config=FailureConfig(max_failures=resources.restarts),
                 verbose=0,
             ),
         )
 
 
 def _train(
-    handed_out: dict[str, Any], data: Mapping[str, "ray.ObjectRef[StudyData]"], device: Device, code: CodeVersion
+    handed_out: dict[str, Any],
+    data: Mapping[str, "ray.ObjectRef[StudyData]"],
+    device: Device,
+    code: CodeVersion,
+    snapshots: SnapshotPlace,
 ) -> None:
     """Run a trial on a Ray Tune worker, reporting its progress and finally its outcome, or the error that ended it.
 
     An exception would be indistinguishable from the death of the worker, after which Ray Tune starts the trial again.
+    Snapshots do not go through Ray Tune, which would hand them to this study's driver alone, and not to the next one.
     """
     from study.engine.worker import run_trial
 
@@ -134,9 +149,10 @@ def _train(
     place = place_here()
     try:
         check_code(code, str(place))
-        with tempfile.TemporaryDirectory() as folder:
-            config = TrialConfig(**handed_out["trial"])
-            outcome, rest = run_trial(config, ray.get(data[config.task]), device, report, Path(folder), place.node)
+        config = TrialConfig(**handed_out["trial"])
+        of_task = ray.get(data[config.task])
+        with tempfile.TemporaryDirectory() as folder, snapshots.file(handed_out["key"], of_task.digest) as file:
+            outcome, rest = run_trial(config, of_task, device, report, Path(folder), place.node, file)
             # As one string: Ray Tune would flatten a nested result.
             last = rest._asdict() | {"outcome": outcome.to_json()}
             tune.report(last, checkpoint=Checkpoint.from_directory(folder))
@@ -152,8 +168,9 @@ class _Desk:
     Ray Tune takes an error in a callback for a failure of the trial, and goes on.
     """
 
-    def __init__(self, ledger: Ledger[Any]):
+    def __init__(self, ledger: Ledger[Any], snapshots: SnapshotPlace):
         self.ledger = ledger
+        self.snapshots = snapshots
         self.trials: dict[str, RunTrial] = {}
         self.error: Exception | None = None
         self.failure: BaseException | None = None  # of Ray Tune itself
@@ -241,6 +258,7 @@ class _LedgerCallback(Callback):
         if "error" in trial.last_result:
             with self._desk.error_kept():
                 self._desk.ledger.fail(self._trial(trial), trial.last_result["error"], trial.last_result["host"])
+            self._desk.snapshots.forget(self._trial(trial).key)
             return
         if "outcome" not in trial.last_result:
             return  # The study was stopped before the trial's end.
@@ -249,6 +267,7 @@ class _LedgerCallback(Callback):
         with self._desk.error_kept(), disk_errors(), trial.checkpoint.as_directory() as folder:
             self._desk.ledger.finish(self._trial(trial), outcome, Path(folder))
         _forget(trial)
+        self._desk.snapshots.forget(self._trial(trial).key)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if self._desk.error is not None:

@@ -30,12 +30,14 @@ class Device:
 
 @dataclass(frozen=True)
 class Resources:
-    """The Ray cluster and a trial's share of it."""
+    """The Ray cluster, a trial's share of it, and what a trial does about workers that die."""
 
     address: str | None = None  # of a running Ray cluster; None: one on this machine, or a new local one
     cpus_per_trial: int = 1
     gpus_per_trial: float = 0.0
     concurrent: int | None = None  # most trials at the same time; None: as many as fit
+    restarts: int = 3  # how often a trial whose worker or node has died goes on elsewhere, before it counts as failed
+    snapshot_interval: float = 60.0  # seconds between two snapshots of a running trial
 
     @property
     def device(self) -> Device:

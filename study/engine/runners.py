@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from study.engine.resources import Resources
 from study.engine.runner import Runner
+from study.engine.snapshots import SnapshotPlace
 from study.errors import StudyError
 from study.record.stores import Stores
 
@@ -32,11 +33,12 @@ def make_runner(
 ) -> Runner:
     """The runner of that name, one of RUNNERS; it tells the user what its trials wait for."""
     check_runner(name, resources)
+    snapshots = SnapshotPlace(stores.snapshots(study), resources.snapshot_interval)
     if name == "local":
         from study.engine.local import LocalRunner
 
-        return LocalRunner(resources)
+        return LocalRunner(resources, snapshots)
     # Ray takes a second to import, and the local runner does not need it.
     from study.engine.ray_tune import RayRunner
 
-    return RayRunner(resources, stores, study, tell)
+    return RayRunner(resources, stores, study, snapshots, tell)

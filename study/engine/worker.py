@@ -19,6 +19,7 @@ from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import RlctConfig
 from trainables.experiment import ExperimentResult, estimate_rlct_again, run_experiment
 from trainables.rlct import RlctEstimate
+from trainables.snapshot import SnapshotFile
 from trainables.trial import TrialConfig
 
 # Seconds between two reports: a worker may have to wait until the driver has taken one.
@@ -32,11 +33,16 @@ def run_trial(
     report: Callable[[Progress], None],
     folder: Path,
     node: str = "",
+    snapshot_file: SnapshotFile | None = None,
 ) -> tuple[Outcome, Progress]:
-    """Run a trial and write its files for the record into `folder`; return the outcome and the unreported progress."""
+    """Run a trial and write its files for the record into `folder`; return the outcome and the unreported progress.
+
+    With a `snapshot_file` it goes on from the newest snapshot of the trial, and reports all epochs again from the
+    first. Who records the outcome removes the snapshots then.
+    """
     device.prepare()
     reporter = _Reporter(config, report)
-    result = run_experiment(config, data.data, device.torch_name, reporter.on_epoch, reporter.on_draw)
+    result = run_experiment(config, data.data, device.torch_name, reporter.on_epoch, reporter.on_draw, snapshot_file)
     outcome = Outcome.of(result, device.hardware(), node)
     write_files(folder, result, outcome, data)
     return outcome, reporter.take("recording")

@@ -66,6 +66,10 @@ class Stores:
             )
         return stores
 
+    def snapshots(self, study: str) -> str:
+        """Path or URL of the snapshots of a study's running trials, which all workers reach."""
+        return f"{self.ray_uri.rstrip('/')}/{study}/snapshots"
+
     @property
     def tracking_is_local(self) -> bool:
         return self.tracking_uri == sqlite_url(self.root / "mlflow.db")

@@ -12,7 +12,6 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
 from study.commands.run import main
-from study.engine import local
 from study.engine.execute import Execution, execute
 from study.engine.plan import make_plan
 from study.engine.resources import Resources
@@ -275,7 +274,7 @@ def test_a_ledger_that_cannot_write_ends_the_local_run_at_once(
 
     stores = Stores.under(tmp_path)
     heard = Heard()
-    runner = local.LocalRunner(Resources())
+    runner = make_runner("local", Resources(), stores, spec.name)
     with pytest.raises(StudyError, match="the disk is full"):
         execute(make_plan(spec, [digits], None), Full(stores, spec.name), runner, heard)
     assert [event for event, _ in heard.events] == ["started"]

@@ -105,6 +105,11 @@ class AuxiliaryTask(ABC):
         return 0.0
 
     @property
+    def generators(self) -> Sequence[torch.Generator]:
+        """The random streams from which training draws; one per replicate, or none."""
+        return ()
+
+    @property
     def record(self) -> tuple[int, ...]:
         """Depths of the layers whose activations are needed."""
         return self.targets.config.target_depths

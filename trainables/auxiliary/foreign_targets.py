@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainables.auxiliary.base import Setting
@@ -9,6 +10,7 @@ from trainables.auxiliary.prediction import PredictionTask
 from trainables.networks import Head, get_architecture
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from trainables.auxiliary.activation_targets import ActivationTargets
@@ -26,6 +28,10 @@ class _DrawnTargets(PredictionTask):
 
         super().__init__(targets, setting)
         self._generators = generators(setting.seeds, "control")
+
+    @property
+    def generators(self) -> Sequence[torch.Generator]:
+        return self._generators
 
 
 class NoiseTargets(_DrawnTargets):

@@ -92,6 +92,11 @@ class ReplicatedNetwork(ReplicatedModule, ABC):
         g·R/G … (g+1)·R/G − 1.
         """
 
+    @property
+    def generators(self) -> Sequence[torch.Generator]:
+        """The random streams from which training draws, those of dropout; one per replicate, or none."""
+        return () if self.dropout is None else self.dropout._generators
+
     @abstractmethod
     def layer_weights(self) -> dict[str, Tensor]:
         """The weights of each hidden layer by its name, (R, …), without biases."""

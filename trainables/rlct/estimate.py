@@ -10,9 +10,11 @@ from trainables.config import RlctConfig
 from trainables.networks import ReplicatedModule
 from trainables.outcomes import RlctVerdict, worst_verdict
 from trainables.rlct.diagnostics import Diagnostics, diagnose, flat_spread
-from trainables.rlct.losses import SampleLosses, cross_entropies, look_at_start
-from trainables.rlct.sampling import DrawCallback, Sampler, Trace
+from trainables.rlct.losses import SampleLosses, Start, cross_entropies, look_at_start
+from trainables.rlct.sampling import Chains, DrawCallback, Sampler, Trace
 from trainables.rlct.verdict import Judgement, judge_all
+from trainables.snapshot import Snapshots
+from trainables.states import prefixed, under
 from trainables.tasks import Split
 
 
@@ -69,6 +71,7 @@ def estimate_rlct(
     seed: int,
     on_draw: DrawCallback | None = None,
     sample_losses: SampleLosses = cross_entropies,
+    snapshots: Snapshots | None = None,
 ) -> RlctEstimate:
     """Estimate the rlct of every replicate of a network on the data it was trained on.
 
@@ -88,6 +91,7 @@ def estimate_rlct(
         seed: with `config.seed` it fixes batches and noise; the global random state is left as it was.
         on_draw: called after each draw with the number of draws that all chains have completed.
         sample_losses: the loss in nats of every sample; cross-entropy unless given.
+        snapshots: what an earlier worker has sampled is taken from there, and the chains' state is kept there.
 
     Raises:
         ValueError: the sampler's batch is larger than the split.
@@ -95,7 +99,16 @@ def estimate_rlct(
     if config.batch_size > len(split):
         raise ValueError(f"rlct.batch_size {config.batch_size} exceeds the {len(split)} training samples")
     nbeta = resolve_nbeta(config, len(split))
-    start = look_at_start(network, split, sample_losses, probe=flat_spread(config))
-    trace = Sampler(split, config, nbeta, seed, sample_losses, start).sample(network, on_draw)
+    snapshots = snapshots or Snapshots()
+    restored = snapshots.restored("rlct")
+    if restored:
+        start = Start.of_state(under("start", restored))
+    else:
+        start = look_at_start(network, split, sample_losses, probe=flat_spread(config))
+    chains = Chains(under("chains", restored))
+    start_state = prefixed("start", start.state())
+    snapshots.include("rlct", lambda: start_state | prefixed("chains", chains.state()))
+    sampler = Sampler(split, config, nbeta, seed, sample_losses, start)
+    trace = sampler.sample(network, on_draw, chains, snapshots.save_if_due)
     per_chain = nbeta * (trace.loss - trace.start_loss)[config.burn_in :].mean(axis=0)
     return RlctEstimate(per_chain, start.loss, trace, diagnose(trace, start, config, nbeta), nbeta, config)

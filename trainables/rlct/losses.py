@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.networks import ReplicatedModule
+from trainables.states import State, integer
 from trainables.tasks import Split
 
 # Maps (network of M copies, inputs (G, B, …), labels (G, B)) to the loss of every sample, (M, B), in nats. If G is less
@@ -35,6 +36,17 @@ class Start:
     def loss(self) -> np.ndarray:
         """Mean loss, (R,), nats."""
         return np.asarray(self.losses.mean(axis=1, dtype=np.float64))
+
+    def state(self) -> State:
+        """All fields, for a snapshot."""
+        arrays = {name: torch.from_numpy(value) for name, value in vars(self).items() if name != "parameters"}
+        return arrays | {"parameters": integer(self.parameters)}
+
+    @classmethod
+    def of_state(cls, state: State) -> Self:
+        """The same again from its `state`."""
+        fields: dict[str, Any] = {name: tensor.clone().numpy() for name, tensor in state.items()}
+        return cls(**fields | {"parameters": int(state["parameters"])})
 
 
 def cross_entropies(network: Any, inputs: Tensor, labels: Tensor) -> Tensor:

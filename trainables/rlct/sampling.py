@@ -6,16 +6,27 @@ so the gradient of the summed loss holds each copy's own gradient, and one step 
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.config import RlctConfig
 from trainables.networks import ReplicatedModule
 from trainables.rlct.losses import SampleLosses, Start, dot
 from trainables.seeds import derived_seed
+from trainables.states import (
+    State,
+    integer,
+    optimizer_state,
+    parameters_of,
+    prefixed,
+    restore_optimizer,
+    restore_parameters,
+    under,
+)
 from trainables.tasks import Split
 
 DrawCallback = Callable[[int], None]
@@ -33,6 +44,52 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class _Sampled:
+    """What one stack of C chains of R replicates has seen in D draws."""
+
+    loss: Tensor  # (D, C, R)
+    start_loss: Tensor  # (D, C, R)
+    distance: Tensor  # (C, R)
+
+    def trace(self) -> Trace:
+        """The same as a trace: in the same layout in memory however the tensors came here, as sums depend on it."""
+        return Trace(
+            loss=self.loss.transpose(1, 2).double().cpu().numpy(),
+            start_loss=self.start_loss.transpose(1, 2).double().cpu().numpy(),
+            distance=self.distance.T.double().cpu().numpy(),
+        )
+
+
+class Chains:
+    """How far the chains of an estimate have come: the stacks that are done, and the state of the one being sampled."""
+
+    def __init__(self, state: State):
+        """Go on from an earlier `state`; from an empty one, begin."""
+        self.done: list[_Sampled] = []
+        while part := under(f"done{len(self.done)}", state):
+            self.done.append(_Sampled(**part))
+        self._restored = under("current", state)
+        self.current: Callable[[], State] = dict
+
+    def restored(self) -> State:
+        """The state of the stack that was being sampled, once; empty if none was."""
+        restored, self._restored = self._restored, {}
+        return restored
+
+    def finish(self, part: "_Sampled") -> None:
+        """The current stack is done."""
+        self.done.append(part)
+        self.current = dict
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that sampling goes on from, between two draws."""
+        state = prefixed("current", self.current())
+        for index, part in enumerate(self.done):
+            state |= prefixed(f"done{index}", vars(part))
+        return state
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Everything that the chains of an estimate share."""
 
@@ -43,11 +100,13 @@ class Sampler:
     sample_losses: SampleLosses
     start: Start
 
-    def sample(self, network: ReplicatedModule, on_draw: DrawCallback | None) -> Trace:
+    def sample(
+        self, network: ReplicatedModule, on_draw: DrawCallback | None, done: Chains, save_if_due: Callable[[], None]
+    ) -> Trace:
         """Run every chain of every replicate from the trained weights, in evaluation mode.
 
         A chain that diverges does not affect the others. `on_draw` gets the number of draws that all chains have
-        completed.
+        completed. Sampling goes on where `done` ends, keeps it up to date, and calls `save_if_due` between two draws.
         """
         chains = tuple(range(self.config.chains))
         if network.stackable:
@@ -55,15 +114,17 @@ class Sampler:
         else:
             alone = [network.replicate(index) for index in range(network.replicates)]
             stacks = [_Stack(one, (index,), (chain,)) for index, one in enumerate(alone) for chain in chains]
-        steps = 0
 
-        def count() -> None:
-            nonlocal steps
-            steps += 1
+        def count(steps: int) -> None:
             if on_draw is not None and steps % len(stacks) == 0:
                 on_draw(steps // len(stacks))
 
-        parts = [self._sample_stack(stack, count) for stack in stacks]
+        for index in range(len(done.done), len(stacks)):
+            before = index * self.config.draws
+            for draws in self._sample_stack(stacks[index], done):
+                count(before + draws)
+                save_if_due()
+        parts = [part.trace() for part in done.done]
         # Stacks are in order of replicates, and of chains within a replicate.
         shape = (self.config.draws, network.replicates, self.config.chains)
         return Trace(
@@ -72,8 +133,8 @@ class Sampler:
             distance=np.concatenate([part.distance for part in parts]).reshape(shape[1:]),
         )
 
-    def _sample_stack(self, stack: "_Stack", done: Callable[[], None]) -> Trace:
-        """Sample one stack; `done` is called after each draw."""
+    def _sample_stack(self, stack: "_Stack", done: Chains) -> Iterator[int]:
+        """Sample one stack, and add it to those that are done; yield the number of its draws after each."""
         device = self.split.inputs.device
         copies = stack.network.repeated(len(stack.chains)).eval()
         origin = [parameter.detach().clone() for parameter in copies.parameters()]
@@ -85,7 +146,31 @@ class Sampler:
         entropy = [derived_seed(self.seed, "sampler"), self.config.seed, stack.replicates[0], *stack.chains]
         noise = torch.Generator(device).manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         optimizer = _make_optimizer(copies.parameters(), self.config, self.nbeta)
-        for draw in range(self.config.draws):
+        # Where the chains are pulled to, for one: it follows from the trained weights.
+        constant = {name for state in optimizer.state.values() for name in state}
+        drawn = 0
+
+        def state() -> State:
+            return {
+                "draws": integer(drawn),
+                "noise": noise.get_state(),
+                "losses": losses_seen[:drawn],
+                "start_losses": start_seen[:drawn],
+                **prefixed("weights", parameters_of(copies)),
+                **prefixed("optimizer", optimizer_state(optimizer, without=constant)),
+            }
+
+        if earlier := done.restored():
+            drawn = int(earlier["draws"])
+            noise.set_state(earlier["noise"].clone())
+            losses_seen[:drawn], start_seen[:drawn] = earlier["losses"], earlier["start_losses"]
+            restore_parameters(copies, under("weights", earlier))
+            restore_optimizer(optimizer, under("optimizer", earlier))
+            # Batches follow from the seeds and the number of the draw: they are drawn again, not kept.
+            for stream in streams:
+                next(islice(stream, drawn - 1, None))
+        done.current = state
+        for draw in range(drawn, self.config.draws):
             indices = torch.from_numpy(np.stack([next(stream) for stream in streams])).to(device)
             losses = self.sample_losses(copies, self.split.inputs[indices], self.split.labels[indices]).mean(dim=1)
             losses_seen[draw] = losses.detach().view(shape[1:])
@@ -97,12 +182,10 @@ class Sampler:
             # The copies share no parameter: each copy gets its own gradient, even if another one has diverged.
             torch.autograd.backward(losses.sum())
             optimizer.step(noise_generator=noise)
-            done()
-        return Trace(
-            loss=losses_seen.transpose(1, 2).double().cpu().numpy(),
-            start_loss=start_seen.transpose(1, 2).double().cpu().numpy(),
-            distance=distance.T.double().cpu().numpy(),
-        )
+            drawn = draw + 1
+            if drawn == self.config.draws:
+                done.finish(_Sampled(losses_seen, start_seen, distance))
+            yield drawn
 
 
 @dataclass(frozen=True)
