@@ -154,7 +154,7 @@ def test_a_network_of_every_architecture_goes_on_bit_for_bit(architecture: str, 
     data = small_data(architecture)
     # Chains of resnet18 take seconds for a draw.
     result, deaths = interrupted_everywhere(
-        trial, data, tmp_path / "trial", after=15 if architecture == "resnet18" else 2
+        trial, data, tmp_path / "trial", after=4 if architecture == "resnet18" else 2
     )
     assert deaths >= 2
     assert_equal(result, run_experiment(trial, data))
