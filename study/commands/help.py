@@ -41,7 +41,7 @@ SECTIONS = {
     "rlct": "how the rlct is estimated",
     "observer": "the network that learns to predict each trained one",
     "where": "folders and servers of data, record, search and Ray",
-    "how": "runner, cluster, CPU cores and GPUs per trial",
+    "how": "runner, cluster, CPU cores and GPUs per trial, what goes on when a worker dies",
     "values": "how lists, ranges and design points are written",
 }
 # Sections by the names of argparse's groups.

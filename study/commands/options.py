@@ -137,8 +137,7 @@ def make_parser() -> "Parser":
     )
     parser.add_argument("--list", action="store_true", help="list the named studies, their questions and their costs")
     add_places(parser)
-    add_resources(parser)
-    add_survival(parser)
+    add_survival(add_resources(parser))
     return parser
 
 
@@ -301,8 +300,8 @@ def add_record_places(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     return where
 
 
-def add_resources(parser: argparse.ArgumentParser) -> None:
-    """Add the options for where trials run and which resources each gets."""
+def add_resources(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options for where trials run and which resources each gets; return their group."""
     how = parser.add_argument_group("how it runs")
     how.add_argument(
         "--runner",
@@ -329,11 +328,11 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--concurrent", type=positive_int, metavar="N", help="most trials at the same time (default: all that fit)"
     )
+    return how
 
 
-def add_survival(parser: argparse.ArgumentParser) -> None:
+def add_survival(how: argparse._ArgumentGroup) -> None:
     """Add the options for what a trial does about workers that die."""
-    how = parser.add_argument_group("what survives")
     how.add_argument(
         "--snapshot-interval",
         type=_number,

@@ -27,8 +27,7 @@ def retry_failed(arguments: list[str], console: Console) -> int:
         "needed. (study/run.py tries failed trials again too, and then goes on with the rest.)",
         "the keys study, to_retry, finished, failed, interrupted.",
     )
-    add_resources(parser)
-    add_survival(parser)
+    add_survival(add_resources(parser))
     options = parse(parser, arguments, add_places)
     if options.json:
         with Path(os.devnull).open("w") as nowhere:
