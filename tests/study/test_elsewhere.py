@@ -52,10 +52,10 @@ def failed_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small.yaml").write_text(SMALL)
     run_trial = study.engine.worker.run_trial
 
-    def failing(config: TrialConfig, *arguments: Any) -> Any:
+    def failing(config: TrialConfig, *arguments: Any, **options: Any) -> Any:
         if config.self_model.aux_weight == 1:
             raise MemoryError("no room for postgresql://ada:hunter2@db/x")
-        return run_trial(config, *arguments)
+        return run_trial(config, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -243,10 +243,10 @@ def test_a_trial_that_is_interrupted_while_it_grows_stays_as_it_was_and_grows_ne
     before = trials_of(stores)
     trial_by_trial = iter([None, KeyboardInterrupt()])
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
         if (error := next(trial_by_trial)) is not None:
             raise error
-        return run_trial(*arguments)
+        return run_trial(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("study.engine.worker.run_trial", interrupted)

@@ -33,6 +33,7 @@ def test_nbeta_of_the_recipe_is_m_over_log_m() -> None:
     assert resolve_nbeta(RlctConfig(nbeta=3.5), 60000) == 3.5
 
 
+@pytest.mark.slow
 def test_all_replicates_and_chains_at_once_agree_with_one_plain_llc_call_per_network(
     trained: tuple[ReplicatedNetwork, Split],
 ) -> None:

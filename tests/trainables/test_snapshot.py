@@ -308,6 +308,7 @@ KILLED_TRIAL = small_trial(
 )
 
 
+@pytest.mark.services
 @pytest.mark.parametrize("seed", range(2))
 def test_a_process_that_is_killed_at_any_moment_several_times_gives_the_same_files(
     seed: int, digits: TaskData, tmp_path: Path
