@@ -73,12 +73,14 @@ def execute(
                 record.begin()
         stack.enter_context(record.held())
         plan = plan.renewed(record)
-        if (note := note_on_workers(plan.spec, runner.workers, record.workers())) is not None:
+        # Once: a cluster may grow.
+        workers = runner.workers
+        if (note := note_on_workers(plan.spec, workers, record.workers())) is not None:
             tell(note)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
         def open_growth() -> GrowthLedger:
-            record.open_study(plan.spec, plan.data_digest, plan.trials, runner.workers)
+            record.open_study(plan.spec, plan.data_digest, plan.trials, workers)
             growing = [growth for growth in plan.growing if only is None or growth.key in only]
             return GrowthLedger(record, growing, watcher, folder)
 
@@ -94,7 +96,7 @@ def execute(
                 trials,
                 view,
                 record.run_id,
-                workers=runner.workers,
+                workers=workers,
                 chooses=only is None,
             )
             limit = max(plan.remaining, len(trials)) if only is None else len(trials)

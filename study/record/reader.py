@@ -163,13 +163,11 @@ class RecordReader:
 
     def total_trials(self) -> int | None:
         """Number of trials of the whole study; None for older records, which do not say."""
-        tags = {} if self._study_run is None else self._study_run.data.tags
-        return int(tags[Tag.TRIALS]) if Tag.TRIALS in tags else None
+        return self._number(Tag.TRIALS)
 
     def workers(self) -> int | None:
         """Number of trials side by side as the study was last run; None for older records, which do not say."""
-        tags = {} if self._study_run is None else self._study_run.data.tags
-        return int(tags[Tag.WORKERS]) if Tag.WORKERS in tags else None
+        return self._number(Tag.WORKERS)
 
     def opened(self) -> float:
         """When a driver last began to run the study, in seconds since 1970; 0 before that."""
@@ -375,6 +373,11 @@ class RecordReader:
     def _study_tags(self) -> dict[str, str]:
         tags: dict[str, str] = self._existing_run().data.tags
         return tags
+
+    def _number(self, tag: Tag) -> int | None:
+        """The number in a tag of the study's run; None if there is no run, or none with this tag."""
+        stored = None if self._study_run is None else self._study_run.data.tags.get(tag)
+        return None if stored is None else int(stored)
 
     def _search(self, condition: str) -> list[Run]:
         if self._experiment is None:

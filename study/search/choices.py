@@ -10,7 +10,15 @@ from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from study.search.parameters import Parameters, baseline_of, parameters_of, quieten_optuna, suggest_trial
+from study.search.parameters import (
+    Parameters,
+    baseline_of,
+    fields_of_trial,
+    parameters_in,
+    parameters_of,
+    quieten_optuna,
+    suggest_trial,
+)
 from study.search.samplers import knows_by_trials_alone, looks_at_results, make_sampler
 from study.search.store import tell_ending
 from study.search.view import Ending
@@ -85,11 +93,10 @@ class Choices:
 
     def add(self, config: TrialConfig) -> Choice:
         """A trial that the study lists: the sampler does not choose it, and learns from it."""
-        parameters = self._parameters(config)
+        choice = self._choice(config)
         self._prepare(known=0)
-        key = self._key_of(config)
-        self._take(self._ask_for(parameters), key)
-        return Choice(config, key, parameters)
+        self._take(self._ask_for(choice.parameters), choice.key)
+        return choice
 
     def recall(self, key: str, trial: FrozenTrial, listed: bool) -> None:
         """A trial that an earlier driver has begun, at the next place; no sampler chose those that are `listed`.
@@ -111,7 +118,7 @@ class Choices:
             # The space, the number of workers or a result has changed since.
             self._study.tell(again, state=TrialState.FAIL)
         self._prepare(known=0)
-        self._take(self._ask_for({name: (trial.params[name], each) for name, each in trial.distributions.items()}), key)
+        self._take(self._ask_for(parameters_in(trial)), key)
 
     def end(self, key: str, ending: Ending) -> None:
         """A trial has ended."""
@@ -121,24 +128,27 @@ class Choices:
         """A new choice, with its trial in the sampler's study; None when nothing is left."""
         known = 0  # suggestions of the sampler for this place that are taken
         while known < KNOWN_IN_A_ROW:
-            at_random = known >= KNOWN_BEFORE_RANDOM and self._all_trials is not None
-            config: TrialConfig | None
-            if at_random:
-                if (config := self._one_of_those_left()) is None:
-                    break
-            else:
-                self._prepare(known, at_random=known >= KNOWN_BEFORE_RANDOM)
-                trial, config = self._ask_sampler()
-                known += 1
-                if config is not None and not self._is_taken(config) and self._goes_by_its_name(trial, config):
-                    return trial, Choice(config, self._key_of(config), self._parameters(config))
-                self._study.tell(trial, state=TrialState.FAIL)
-                if config is None or self._is_taken(config):
-                    continue
-            parameters = self._parameters(config)
+            at_random = known >= KNOWN_BEFORE_RANDOM
+            if at_random and self._all_trials is not None:
+                config = self._one_of_those_left()
+                return None if config is None else self._asked_for(self._choice(config), known, at_random)
             self._prepare(known, at_random)
-            return self._ask_for(parameters), Choice(config, self._key_of(config), parameters)
+            trial, config = self._ask_sampler()
+            known += 1
+            choice = None if config is None else self._choice(config)
+            if choice is not None and choice.key not in self._taken and parameters_in(trial) == choice.parameters:
+                return trial, choice
+            self._study.tell(trial, state=TrialState.FAIL)
+            if choice is not None and choice.key not in self._taken:
+                # It has other parameters in the record: a control of strength 0 is the baseline, which is no trial of
+                # that control, and the last layer may be 'last' or 2.
+                return self._asked_for(choice, known)
         return None
+
+    def _asked_for(self, choice: Choice, known: int, at_random: bool = False) -> tuple[optuna.Trial, Choice]:
+        """A choice with a trial of its parameters in the sampler's study."""
+        self._prepare(known, at_random)
+        return self._ask_for(choice.parameters), choice
 
     def _take(self, trial: optuna.Trial, key: str) -> None:
         """Give the next place to a trial."""
@@ -163,8 +173,9 @@ class Choices:
 
     def _ask_for(self, parameters: Parameters) -> optuna.Trial:
         """A trial with these parameters in the sampler's study."""
-        self._study.enqueue_trial({name: value for name, (value, _) in parameters.items()})
-        return self._study.ask({name: distribution for name, (_, distribution) in parameters.items()})
+        fields = fields_of_trial(parameters)
+        self._study.enqueue_trial(fields["params"])
+        return self._study.ask(fields["distributions"])
 
     def _ask_sampler(self) -> tuple[optuna.Trial, TrialConfig | None]:
         """A trial of the sampler's choice; None for choices that contradict each other."""
@@ -174,18 +185,10 @@ class Choices:
         except ConfigError:
             return trial, None
 
-    def _goes_by_its_name(self, trial: optuna.Trial, config: TrialConfig) -> bool:
-        """Whether the sampler's trial has the parameters by which the record knows it.
-
-        A control of strength 0 is the baseline, which is no trial of that control; the last layer may be 'last' or 2.
-        """
-        parameters = self._parameters(config)
-        return trial.distributions == {name: each for name, (_, each) in parameters.items()} and all(
-            trial.params[name] == value for name, (value, _) in parameters.items()
-        )
-
-    def _parameters(self, config: TrialConfig) -> Parameters:
-        return parameters_of(self._spec, config, self._is_taken(baseline_of(config)))
+    def _choice(self, config: TrialConfig) -> Choice:
+        """A trial by the parameters by which the record knows it."""
+        parameters = parameters_of(self._spec, config, self._is_taken(baseline_of(config)))
+        return Choice(config, self._key_of(config), parameters)
 
     def _one_of_those_left(self) -> TrialConfig | None:
         """One of the trials that have no place yet, at random; None if all have."""

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial
 
 from study.spec import StudySpec
 from study.spec.dimensions import ANY, Dimension
@@ -25,6 +26,20 @@ LOOKS = 64
 SELF_MODELING = "self_modeling"
 
 Parameters = dict[str, tuple[Any, BaseDistribution]]
+
+
+def parameters_in(trial: optuna.Trial | FrozenTrial) -> Parameters:
+    """The parameters that a trial of Optuna has."""
+    params = trial.params
+    return {name: (params[name], distribution) for name, distribution in trial.distributions.items()}
+
+
+def fields_of_trial(parameters: Parameters) -> dict[str, Any]:
+    """Values and distributions apart, as `create_trial` takes them: `params` and `distributions`."""
+    return {
+        "params": {name: value for name, (value, _) in parameters.items()},
+        "distributions": {name: distribution for name, (_, distribution) in parameters.items()},
+    }
 
 
 def quieten_optuna() -> None:

@@ -17,7 +17,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from study.record.outcome import FAILED, Outcome
 from study.record.protocol import DataDigest, digest_of
 from study.search.choices import Choices
-from study.search.parameters import Parameters, baseline_of, parameters_of, parameters_of_space
+from study.search.parameters import (
+    Parameters,
+    baseline_of,
+    fields_of_trial,
+    parameters_in,
+    parameters_of,
+    parameters_of_space,
+)
 from study.search.samplers import check_sampler
 from study.search.store import RECORD, open_study, storage_errors, tell_ending
 from study.search.view import KEY, PLACE, RUN, Ending, attributes_of
@@ -158,8 +165,7 @@ class Search:
         if self._choices is not None:
             self._choices.recall(key, trial, key in self._listed)
         if key in self._again:
-            parameters = {name: (trial.params[name], each) for name, each in trial.distributions.items()}
-            return Suggestion(self._place, key, self._again.pop(key), parameters)
+            return Suggestion(self._place, key, self._again.pop(key), parameters_in(trial))
         if self._choices is not None:
             self._choices.end(key, Ending(trial.user_attrs, trial.values, trial.constraints))
         return None
@@ -176,9 +182,8 @@ class Search:
         """Add a running trial to the stored study."""
         running = create_trial(
             state=TrialState.RUNNING,
-            params={name: value for name, (value, _) in suggestion.parameters.items()},
-            distributions={name: distribution for name, (_, distribution) in suggestion.parameters.items()},
             user_attrs=attributes_of(suggestion.key, suggestion.config, suggestion.place) | attributes,
+            **fields_of_trial(suggestion.parameters),
         )
         number = self._storage.create_new_trial(self._study._study_id, running)
         self._stored[suggestion.key] = optuna.Trial(self._study, number)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from analysis.layout import ERROR_SUFFIX
 from study.record.outcome import FAILED, Outcome, mean_and_error
 from study.record.reader import FinishedTrial, RecordedTrial
-from study.search.parameters import offers, parameters_of
+from study.search.parameters import Parameters, fields_of_trial, offers, parameters_of
 from study.spec import StudySpec
 from trainables.config import SelfModelConfig
 from trainables.measures import MEASURES
@@ -147,7 +147,8 @@ def _frozen(
     spec: StudySpec, trial: RecordedTrial, place: int, ending: Ending, baselines: set[TrialConfig]
 ) -> FrozenTrial:
     """One trial of the view; `baselines` are those at the places before it."""
-    parameters, attributes = {}, {KEY: trial.key, PLACE: place}
+    parameters: Parameters = {}
+    attributes: dict[str, Any] = {KEY: trial.key, PLACE: place}
     # Fields of another version of the project are no parameters of today's space.
     if (config := _config_of(trial)) is not None:
         baseline = config.model_copy(update={"self_model": _BASELINE, "seeds": ()})
@@ -161,10 +162,9 @@ def _frozen(
     frozen = create_trial(
         state=TrialState.FAIL if ending.values is None else TrialState.COMPLETE,
         values=ending.values,
-        params={name: value for name, (value, _) in parameters.items()},
-        distributions={name: distribution for name, (_, distribution) in parameters.items()},
         user_attrs=attributes | {RUN: trial.run_id} | ending.attributes,
         constraints=ending.constraints,
+        **fields_of_trial(parameters),
     )
     frozen.datetime_start = datetime.fromtimestamp(trial.started)
     frozen.datetime_complete = datetime.fromtimestamp(max(trial.started, trial.ended))
