@@ -17,7 +17,8 @@ def compare_with_baseline(record: StudyRecord) -> pd.DataFrame:
     baseline, difference, low, high, p_value, pairs, status and verdict of the trial. Empty if no trial has a baseline
     whose values count.
     """
-    values = record.replicates.set_index(["trial_key", "seed"])[record.measures]
+    # Sorted, so that the rows of a trial are found without a look at all others.
+    values = record.replicates.set_index(["trial_key", "seed"])[record.measures].sort_index()
     rows = []
     for alike in groups(record.trials, record.conditions):
         is_baseline = record.is_baseline(alike)
@@ -30,9 +31,9 @@ def compare_with_baseline(record: StudyRecord) -> pd.DataFrame:
         means = reference.mean()
         for trial in alike[~is_baseline].to_dict("records"):
             name = describe_trial(record, trial)
-            differences = values.loc[trial["trial_key"]] - reference
-            for measure in measures:
-                difference = mean_difference(differences[measure])
+            differences = (values.loc[trial["trial_key"]] - reference)[measures].to_numpy(float)
+            for measure, of_measure in zip(measures, differences.T, strict=True):
+                difference = mean_difference(of_measure)
                 if difference is not None:
                     rows.append(
                         {

@@ -1,8 +1,9 @@
 """Several studies of one store as one record, made of what they share.
 
 A trial that several studies have (the same key) counts once, with the replicates of all of them, each seed once; it is
-listed under the study named first. Settings in which the studies differ are dimensions. So is the study itself if
-trials of two studies agree in all else, as after a change of the seeds: then each study has baselines of its own.
+listed under the study named first. One that a study has stopped early counts as another study has trained it. Settings
+in which the studies differ are dimensions. So is the study itself if trials of two studies agree in all else, as after
+a change of the seeds: then each study has baselines of its own.
 """
 
 import json
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from analysis.description import Description, Dimension, Outcome, Role
 from analysis.errors import AnalysisError
 from analysis.freshness import ReportSource
-from analysis.layout import CHAIN_ERROR_SUFFIX, PROTOCOL_VERSION, REPLICATES, SEED, Tag
+from analysis.layout import CHAIN_ERROR_SUFFIX, PROTOCOL_VERSION, REPLICATES, SEED, STOPPED_EARLY, Tag
 from analysis.record import STATUS, VERDICT, StudyRecord
 from analysis.table import arranged, read_record, trial_table
 from analysis.values import as_value, differs, sortable
@@ -54,6 +55,8 @@ def join_records(records: Sequence[StudyRecord]) -> StudyRecord:
     objectives = _shared_objectives(records)
     description = _joined_description(records)
     replicates = pd.concat([_with_defaults(record, description) for record in records], ignore_index=True)
+    trained = replicates[STATUS] != STOPPED_EARLY
+    replicates = replicates[trained | ~replicates["trial_key"].isin(replicates.loc[trained, "trial_key"])]
     replicates = replicates.drop_duplicates(["trial_key", SEED], ignore_index=True)
     ends = _joined_ends(records, replicates)
     replicates[STUDY] = replicates.groupby("trial_key")[STUDY].transform("first")

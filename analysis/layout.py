@@ -6,8 +6,9 @@ The experiment is the study. It has a run for the study, under it a run per tria
 replicate and a run per repeated rlct estimate. Parameters are the fields of the trial's configuration, metrics its
 measures.
 
-A trial that gets more replicates has a new run, with all of them, which supersedes the former one. Once the new run is
-finished, the former one no longer counts, nor do the runs under it.
+A trial that gets more replicates has a new run, with all of them, which supersedes the former one, and so has a trial
+that was interrupted and runs again. Once the new run is finished, the former ones no longer count, nor do the runs
+under them.
 """
 
 from enum import StrEnum
@@ -34,6 +35,11 @@ class Tag(StrEnum):
     TRIALS = "trials"  # number of trials of the whole study
     WORKERS = "workers"  # number of trials side by side as it was last run
     OPENED = "opened"  # when a driver last began to run it, in milliseconds since 1970
+    BUDGET = "budget"  # JSON of the budget that it was last run with
+    # JSON of the rule of early stopping: of the study's run, the one that it was last run with, empty without one; of
+    # the run of a trial that was stopped early, the one that has stopped it.
+    STOPPING = "stopping"
+    STOPPED = "stopped"  # why the last driver stopped before the end, if it did
     # Of the runs of studies and trials.
     TASK = "task"
     DATA_DIGEST = "data_digest"
@@ -42,8 +48,8 @@ class Tag(StrEnum):
     # Of trials' runs and the runs under them.
     TRIAL_KEY = "trial_key"
     SEEDS = "seeds"  # of a trial's run: JSON list of the seeds of its replicates
-    # Of a trial's run that replaces one of the same trial with fewer replicates: the id of that run, and when the first
-    # of these runs began, in milliseconds since 1970.
+    # Of a trial's run that replaces others of the same trial, with fewer replicates or interrupted: their ids, with
+    # commas between them; and, where it has more replicates, when the first one began, in milliseconds since 1970.
     SUPERSEDES = "supersedes"
     BEGUN = "begun"
     PLACE = "place"  # of a trial's run: the trial's place in the study's search, from 0
@@ -58,8 +64,14 @@ class Tag(StrEnum):
     DEVICE = "device"
     HOST = "host"
     NODE = "node"  # of Ray
+    # Of a trial's run: what it had while it ran, and JSON of what the runs had used that it has replaced.
+    CPUS = "cpus"
+    GPUS = "gpus"
+    NODE_TYPE = "node_type"
+    NODE_SHARE = "node_share"  # 1 is a whole node
+    USED_BEFORE = "used_before"
     STAGE = "stage"  # how far a running trial is, at most every ten seconds; of a failed one, how far it came
-    REASON = "reason"  # why a trial failed, in a line
+    REASON = "reason"  # why a trial failed or was stopped early, in a line
 
 
 class ExperimentTag(StrEnum):
@@ -103,5 +115,9 @@ TARGET_DEPTHS = "target_depths"
 REPLICATES, SEED, SEEDS = "replicates", "seed", "seeds"
 # The entries of the study's protocol that say by which code and for which objectives its trials were made.
 PROTOCOL_VERSION, PROTOCOL_OBJECTIVES = "protocol_version", "objectives"
+# The status of a trial that was stopped before its end: its values are those of the epoch at which it was stopped.
+STOPPED_EARLY = "stopped_early"
+# The verdict of a trial that has no estimate, or none with the requested settings.
+NO_ESTIMATE = "not_estimated"
 # Prefixes of the study's tags that tell in which environment the study ran.
 ENVIRONMENT_TAGS = ("driver.", "platform", "version.")

@@ -167,6 +167,8 @@ def _pareto_pictures(results: Sequence[_TaskResults]) -> list[str]:
 def _facts(record: StudyRecord) -> dict[str, Any]:
     """The parts of the page that need only the record."""
     tags, trials, description = record.tags, record.trials, record.description
+    counts = _counts(trials[STATUS], description.statuses)
+    unusable = _unusable(trials[STATUS], description.statuses)
     return {
         "study": record.study,
         "question": tags.get(Tag.QUESTION, ""),
@@ -174,9 +176,10 @@ def _facts(record: StudyRecord) -> dict[str, Any]:
         "validation_split": tags.get(Tag.VALIDATION_SPLIT, ""),
         "trials": len(trials),
         "networks": len(record.replicates),
-        "statuses": _counts(trials[STATUS], description.statuses),
+        "statuses": counts,
         "verdicts": _counts(trials[VERDICT], description.verdicts),
-        "unusable_statuses": _unusable(trials[STATUS], description.statuses),
+        "unusable_statuses": unusable,
+        "left_out": [f"{counts[status.name]} {status.name.replace('_', ' ')}" for status in unusable],
         "unusable_verdicts": _unusable(trials[VERDICT], description.verdicts),
         "needing_verdict": [name for name in record.measures if record.needs_verdict(name)],
         "rlct_settings": ", ".join(f"{name} {value}" for name, value in record.rlct_settings.items()),

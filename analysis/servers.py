@@ -30,6 +30,8 @@ _PATIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "PGCONNECT_TIMEOUT": "10",
 }
+# While trials run, results can wait on the disk: tries after 0 and 4 s.
+_BRIEF = _PATIENT | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 # What this module has set so far.
 _chosen: dict[str, str] = {}
 _WEB_PAGE = re.compile(r"not in a valid JSON format|Response body: '\s*<", re.IGNORECASE)
@@ -124,6 +126,11 @@ def wait_a_bounded_time() -> None:
     retries = logging.getLogger("urllib3.connectionpool")
     if not any(isinstance(handler, _Retries) for handler in retries.handlers):
         retries.addHandler(_Retries())
+
+
+def wait_briefly() -> None:
+    """Try again for some seconds only: the caller can go on without the server."""
+    _choose(_BRIEF)
 
 
 def wait_no_longer() -> None:

@@ -33,13 +33,13 @@ class Difference:
     pairs: int
 
 
-def mean_difference(differences: pd.Series) -> Difference | None:
-    """Mean of the differences of pairs; None for fewer than two. A pair with a missing value is left out.
+def mean_difference(differences: np.ndarray) -> Difference | None:
+    """Mean of the differences of pairs (P,); None for fewer than two. A pair with a missing value is left out.
 
     In all trials the replicates of one seed start from the same weights and see the samples in the same order:
     differences seed by seed leave this part of the spread out (paired t interval).
     """
-    present = differences.dropna().to_numpy(float)
+    present = differences[~np.isnan(differences)]
     pairs = len(present)
     if pairs < 2:
         return None

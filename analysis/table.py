@@ -13,15 +13,23 @@ from analysis.description import Description
 from analysis.dimensions import columns_of_trials, without_what_a_trial_lacks
 from analysis.errors import AnalysisError
 from analysis.freshness import ReportSource
-from analysis.layout import CHAIN_ERROR_SUFFIX, ERROR_SUFFIX, ESTIMATED, SEEDS, TARGET_DEPTHS, Level, Tag
+from analysis.layout import (
+    CHAIN_ERROR_SUFFIX,
+    ERROR_SUFFIX,
+    ESTIMATED,
+    NO_ESTIMATE,
+    SEEDS,
+    STOPPED_EARLY,
+    TARGET_DEPTHS,
+    Level,
+    Tag,
+)
 from analysis.record import STATUS, VERDICT, StudyRecord
 from analysis.reestimates import CHAIN_ERROR, reestimates_with, settings_columns
 from analysis.statistics import quantile
 from analysis.tracking import description_of, open_study, runs_at, typed
 from analysis.values import as_value, sortable, tidy
 
-# The verdict of a trial that has no estimate with the requested settings.
-NO_ESTIMATE = "not_estimated"
 # The target of a trial without targets.
 NO_TARGET = "none"
 
@@ -134,8 +142,10 @@ def _replicate_row(study: str, run: Run, description: Description) -> dict[str, 
         dimension.name: params.pop(dimension.name, as_value(dimension.default)) for dimension in description.dimensions
     }
     dimensions[description.target.name] = depths or NO_TARGET
-    metrics = {name: run.data.metrics[name] for name in description.measures_among(run.data.metrics)}
-    return identity | dimensions | params | metrics | _chain_errors(run.data.metrics, description)
+    # Of a trial that was stopped early, they are of an early epoch: not to be compared with those of a trained network.
+    measured = {} if tags[Tag.STATUS] == STOPPED_EARLY else run.data.metrics
+    metrics = {name: measured[name] for name in description.measures_among(measured)}
+    return identity | dimensions | params | metrics | _chain_errors(measured, description)
 
 
 def _chain_errors(metrics: Mapping[str, float], description: Description) -> dict[str, float]:

@@ -61,10 +61,16 @@ def runs_that_count(client: MlflowClient, experiment_id: str) -> list[Run]:
     """
     runs = search_all_runs(client, experiment_id)
     known = {run.info.run_id for run in runs}
-    if all(run.data.tags.get(Tag.SUPERSEDES, run.info.run_id) in known for run in runs):
+    if all(known.issuperset(superseded_by(run)) for run in runs):
         return without_superseded(runs)
     deleted = search_all_runs(client, experiment_id, f"tags.{Tag.SUPERSEDES} LIKE '%'", ViewType.DELETED_ONLY)
     return without_superseded(runs, deleted)
+
+
+def superseded_by(run: Run) -> list[str]:
+    """The ids of the runs that this one supersedes once it is finished."""
+    ids: str = run.data.tags.get(Tag.SUPERSEDES, "")
+    return ids.split(",") if ids else []
 
 
 def without_superseded(runs: Sequence[Run], deleted: Sequence[Run] = ()) -> list[Run]:
@@ -72,13 +78,14 @@ def without_superseded(runs: Sequence[Run], deleted: Sequence[Run] = ()) -> list
 
     `deleted` are deleted runs: one that is superseded may have superseded one that is not deleted.
     """
-    former = {run.info.run_id: run.data.tags[Tag.SUPERSEDES] for run in deleted if Tag.SUPERSEDES in run.data.tags}
+    former = {run.info.run_id: superseded_by(run) for run in deleted}
     left_out: set[str] = set()
     for run in runs:
-        superseded = run.data.tags.get(Tag.SUPERSEDES) if run.info.status == "FINISHED" else None
-        while superseded is not None and superseded not in left_out:
-            left_out.add(superseded)
-            superseded = former.get(superseded)
+        superseded = superseded_by(run) if run.info.status == "FINISHED" else []
+        while superseded:
+            if (run_id := superseded.pop()) not in left_out:
+                left_out.add(run_id)
+                superseded += former.get(run_id, [])
     return [run for run in runs if left_out.isdisjoint((run.info.run_id, run.data.tags.get(Tag.PARENT)))]
 
 

@@ -1,4 +1,4 @@
-"""A record that an earlier version of the code wrote, with the tables made by the analysis of that version."""
+"""Records that earlier versions of the code wrote, with the tables made by the analysis of each version."""
 
 import sqlite3
 import tarfile
@@ -7,12 +7,25 @@ from pathlib import Path
 
 import pandas as pd
 
-ARCHIVE = Path(__file__).parent / "study" / "fixtures" / "record_of_protocol_4.tar.xz"
-# The record's folder when it was packed, which its artifact addresses contain.
+FIXTURES = Path(__file__).parent / "study" / "fixtures"
+# A record's folder when it was packed, which its artifact addresses contain.
 FORMER_ADDRESS = "file:///store"
-# Two studies of seven trials: a search; and one with controls, a separate head and repeated estimates.
+# The studies of protocol version 4, of seven trials each: a search; and one with controls, a separate head and repeated
+# estimates.
 SEARCH, CONTROLS = "kept-search", "kept-controls"
 REESTIMATED = "532c92ad"
+# The study in the records of earlier protocol versions, and the commit that made each: a grid of two trials on digits.
+GRID = "kept"
+COMMITS = {1: "60a08bef0058", 2: "f75bf0de2e52", 3: "d4d26f13c457"}
+GRID_SPEC = """
+question: Is a record of this version still readable?
+task: digits
+replicates: 2
+sampler: grid
+space: {hidden_layers: 1, width: 8, aux_weight: [0, 2], target_depth: 1}
+training: {epochs: 3}
+rlct: {draws: 8, chains: 2, batch_size: 32}
+"""
 
 
 @dataclass(frozen=True)
@@ -32,9 +45,9 @@ class KeptRecord:
         return pd.read_csv(file, keep_default_na=False, na_values=[""])
 
 
-def unpack_kept_record(folder: Path) -> KeptRecord:
-    """Unpack the record into a folder: mlflow.db, optuna.db, mlflow-artifacts/ and analysed/."""
-    with tarfile.open(ARCHIVE) as archive:
+def unpack_kept_record(folder: Path, protocol: int = 4) -> KeptRecord:
+    """Unpack the record of a protocol version into a folder: mlflow.db, optuna.db, mlflow-artifacts/ and analysed/."""
+    with tarfile.open(FIXTURES / f"record_of_protocol_{protocol}.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     address = folder.resolve().as_uri()
     with sqlite3.connect(folder / "mlflow.db") as database:

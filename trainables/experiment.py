@@ -27,7 +27,8 @@ CHANCE_MARGIN = 3.0
 # A network has diverged if its training loss is more than this times the loss of guessing by class frequencies.
 DIVERGED_RATIO = 2.0
 
-EpochCallback = Callable[[int, dict[str, np.ndarray]], None]
+# Given an epoch's number and its measures, each (R,); returns True to stop the trial there.
+EpochCallback = Callable[[int, dict[str, np.ndarray]], bool | None]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class ExperimentResult:
         return worst_status(self.statuses)
 
 
+class StoppedEarly(Exception):  # noqa: N818
+    """A trial was stopped after an epoch because `on_epoch` has asked for it."""
+
+    def __init__(self, config: TrialConfig, history: dict[str, np.ndarray], seconds: dict[str, float]):
+        super().__init__("the trial was stopped early")
+        self.config = config
+        self.history = history  # the measures of every epoch until then, each (E, R)
+        self.seconds = seconds
+
+
 def run_experiment(
     config: TrialConfig,
     data: TaskData,
@@ -64,14 +75,15 @@ def run_experiment(
         config: the trial.
         data: the task's data, as `load_task` gives it.
         device: where to compute.
-        on_epoch: called after each epoch with its number, from 1, and its measures, each (R,). A trial that goes on
-            from a snapshot first calls it for the epochs that were done before.
+        on_epoch: called after each epoch with its number, from 1, and its measures, each (R,); if it returns True, the
+            trial ends there. A trial that goes on from a snapshot first calls it for the epochs that were done before.
         on_draw: called after each draw of the rlct sampler with the number of draws done.
         snapshot_file: a trial whose worker has died goes on from its newest snapshot, and keeps new ones there. On a
             CPU the result equals that of a trial that nothing has disturbed, bit for bit.
 
     Raises:
         ValueError: the data belongs to another task, or a batch is larger than the training split.
+        StoppedEarly: `on_epoch` has returned True.
     """
     if data.task != config.task:
         raise ValueError(f"the trial's task is {config.task!r}, the data's {data.task!r}")
@@ -79,7 +91,9 @@ def run_experiment(
     clock = _Clock(snapshots.restored("seconds"))
     snapshots.include("seconds", clock.state)
     with clock.running("training"):
-        network, splits, epochs = _trained(config, data, device, on_epoch, snapshots)
+        network, splits, epochs, stopped = _trained(config, data, device, on_epoch, snapshots)
+    if stopped:
+        raise StoppedEarly(config, _stacked(epochs), clock.seconds)
     classifier = network.classifier().eval()
     with clock.running("rlct"):
         rlct = estimate_rlct(classifier, splits.train, config.rlct, config.seeds[0], on_draw, snapshots=snapshots)
@@ -100,7 +114,7 @@ def run_experiment(
     final = epochs[-1] | {"rlct": rlct.estimate, "rlct_chain_se": rlct.standard_error} | observed
     return ExperimentResult(
         config=config,
-        history={name: np.stack([epoch[name] for epoch in epochs]) for name in epochs[0]},
+        history=_stacked(epochs),
         measurements=final,
         statuses=_statuses(final, splits, config.training.until_loss),
         rlct=rlct,
@@ -115,8 +129,11 @@ def _trained(
     device: torch.device | str,
     on_epoch: EpochCallback | None,
     snapshots: Snapshots,
-) -> tuple[ReplicatedNetwork, Splits, list[dict[str, np.ndarray]]]:
-    """The trained network in evaluation mode, the data it was trained on, and the measures of every epoch."""
+) -> tuple[ReplicatedNetwork, Splits, list[dict[str, np.ndarray]], bool]:
+    """The trained network in evaluation mode, the data it was trained on, and the measures of every epoch.
+
+    The last value is whether `on_epoch` has stopped the training.
+    """
     splits = data.split(config.training.validation_fraction, config.split_seed, device)
     inputs, task = data.shape.inputs, get_task(config.task)
     setting = Setting(config.network, inputs, config.seeds, device)
@@ -128,9 +145,9 @@ def _trained(
     network = network.to(device)
 
     epochs = _epochs(snapshots.restored("history"))
-    if on_epoch is not None:
-        for epoch, metrics in enumerate(epochs, 1):
-            on_epoch(epoch, metrics)
+    for epoch, metrics in enumerate(epochs, 1):
+        if on_epoch is not None and on_epoch(epoch, metrics):
+            return network, splits, epochs[:epoch], True
     snapshots.include("history", lambda: _history(epochs))
     if weights := snapshots.restored("trained"):
         network.load_state_dict(weights)
@@ -138,17 +155,22 @@ def _trained(
     else:
         for metrics in train(network, auxiliary, splits, task, config.training, config.seeds, snapshots):
             epochs.append(metrics)
-            if on_epoch is not None:
-                on_epoch(len(epochs), metrics)
+            if on_epoch is not None and on_epoch(len(epochs), metrics):
+                return network, splits, epochs, True
     snapshots.include("trained", network.state_dict)
-    return network, splits, epochs
+    return network, splits, epochs, False
+
+
+def _stacked(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The measures of every epoch, each (E, R)."""
+    return {name: np.stack([epoch[name] for epoch in epochs]) for name in epochs[0]}
 
 
 def _history(epochs: list[dict[str, np.ndarray]]) -> State:
     """The measures of every epoch, each (E, R), named with their position: a file does not keep the order."""
     return {
-        f"{position}/{name}": torch.from_numpy(np.stack([epoch[name] for epoch in epochs]))
-        for position, name in enumerate(epochs[0] if epochs else ())
+        f"{position}/{name}": torch.from_numpy(values)
+        for position, (name, values) in enumerate((_stacked(epochs) if epochs else {}).items())
     }
 
 

@@ -4,8 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-StatusName = Literal["ok", "not_reached", "collapsed", "diverged"]
+StatusName = Literal["ok", "not_reached", "stopped_early", "collapsed", "diverged"]
 RlctVerdict = Literal["sound", "drifting", "chains_disagree", "not_a_minimum", "diverged"]
+
+
+# The status of all replicates of a trial that was stopped before its end, on request.
+STOPPED_EARLY: StatusName = "stopped_early"
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ STATUSES: dict[str, Status] = {
             meaning="The training loss never came down to until_loss.",
             usable=False,
             why="Networks are compared at equal loss, and this network has a higher loss.",
+        ),
+        Status(
+            name=STOPPED_EARLY,
+            meaning="The trial was stopped before its end, because another one was better at the same epoch.",
+            usable=False,
+            why="Its values are those of a network in the middle of its training, and it has no rlct.",
         ),
         Status(
             name="collapsed",

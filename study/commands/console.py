@@ -28,7 +28,7 @@ from trainables.errors import CheckpointError, ConfigError, DataError
 LINE_WIDTH = 120
 # Characters of an error message.
 LONGEST_ERROR = 20_000
-EXIT_OK, EXIT_FAILED_TRIALS, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED_TRIALS, EXIT_ERROR, EXIT_BUDGET, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 # What a signal that ends a command means, by its number.
 ENDINGS = {
     signal.SIGINT: "Interrupted.",

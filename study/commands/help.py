@@ -40,6 +40,8 @@ SECTIONS = {
     "training": "optimizer, learning rate, batch size, epochs, validation split",
     "rlct": "how the rlct is estimated",
     "observer": "the network that learns to predict each trained one",
+    "budget": "when the study stops: trials, hours, CPU- and GPU-hours, money, failed trials",
+    "stopping": "when a trial of a search is stopped early: the rule, and from which epoch on",
     "where": "folders and servers of data, record, search and Ray",
     "how": "runner, cluster, CPU cores and GPUs per trial, what goes on when a worker dies",
     "values": "how lists, ranges and design points are written",
@@ -50,7 +52,7 @@ GROUPS = {
     "positional arguments": "study",
     "where things lie": "where",
     "how it runs": "how",
-    **{f"{name} options": name for name in ("space", "training", "rlct", "observer")},
+    **{f"{name} options": name for name in ("space", "training", "rlct", "observer", "budget", "stopping")},
 }
 VALUES = """values of fields:
   LIST    0,1,10 or '[0, 1, 10]': a choice
@@ -63,6 +65,7 @@ METAVARS = {
     **{f"space.{name}": "VALUE|LIST|RANGE" if range_of(field) else "VALUE|LIST" for name, field in FIELDS.items()},
     "design": "LIST",
     "objectives": "NAME=DIRECTION",
+    "budget.prices": "TYPE=PRICE",
     "sampler": "NAME|MAPPING",
     "rlct.nbeta": "batch|dataset|NUMBER",
 }
@@ -93,7 +96,8 @@ def print_help(arguments: list[str]) -> None:
         actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
         if actions and asked in ("all", GROUPS.get(str(group.title))):
             formatter.start_section(group.title)
-            formatter.add_text(group.description)
+            # Of a section that may be left out, pydantic-settings says that it is none by default.
+            formatter.add_text(re.sub(r"^default: .*\n", "", group.description or ""))
             formatter.add_arguments(actions)
             formatter.end_section()
     print(formatter.format_help().rstrip())
@@ -127,9 +131,12 @@ def _show_values(parser: argparse.ArgumentParser, spec: StudySpec) -> None:
         value: Any = values
         for part in action.dest.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if action.dest.partition(".")[0] not in values or not action.help or action.help == argparse.SUPPRESS:
+        if not action.help or action.help == argparse.SUPPRESS:
             continue
-        text = re.sub(r" \((default|default factory): [^()]*(\(\))?\)$| \(required\)$", "", action.help)
+        action.help = re.sub(r" \((ifdef: )?required\)$", "", action.help)
+        if action.dest.partition(".")[0] not in values:
+            continue
+        text = re.sub(r" \((default|default factory): [^()]*(\(\))?\)$", "", action.help)
         action.help = f"{text} ({spec.name}: {json.dumps(value, ensure_ascii=False)})".replace("%", "%%")
         if action.dest in METAVARS:
             action.metavar = METAVARS[action.dest]

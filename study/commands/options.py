@@ -364,7 +364,11 @@ def _merged(study: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         if name in APART and isinstance(value, list) and len(value) == 1:
             # A field that can be a list arrives as a list: one element means a single value.
             value = value[0]
-        if name in ("space", *SECTIONS) and isinstance(merged.get(name), dict):
+        if name == "stopping" and value is None:
+            # It is the one section that can be taken out.
+            merged.pop(name, None)
+            continue
+        if name in ("space", "budget", "stopping", *SECTIONS) and isinstance(merged.get(name), dict):
             if not isinstance(value, dict):
                 raise StudyError(f"--{name} {shown(value)}: is no mapping. Set a field of it: --{name}.FIELD VALUE.")
             value = merged[name] | value

@@ -22,6 +22,7 @@ def rebuild_study(arguments: list[str], console: Console) -> int:
         "the keys study, finished, failed (trials that failed or were interrupted).",
     )
     options = parse(parser, arguments, _add_places)
+    from study.record.reader import ended_in
     from study.search.store import check_storage, check_stored_study, opened_storage, rebuild
     from study.search.view import view_of
 
@@ -36,7 +37,8 @@ def rebuild_study(arguments: list[str], console: Console) -> int:
 
     with record.held(say):
         record.refresh()
-        spec, finished = record.spec(), record.finished()
+        spec = record.spec()
+        finished = ended_in(spec, record.finished())
         view = view_of(spec, finished, record.trials())
         record.stores.prepare()
         with opened_storage(record.stores.optuna_url) as storage:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from study.commands.console import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, EXIT_OK
+from study.commands.console import EXIT_BUDGET, EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, EXIT_OK
 from study.commands.elsewhere import make_parser, parse, print_json
 from study.commands.options import (
     Options,
@@ -36,7 +36,7 @@ def retry_failed(arguments: list[str], console: Console) -> int:
 
 
 def _retry(given: argparse.Namespace, console: Console) -> int:
-    from study.commands.run import analyse, execute_plan
+    from study.commands.run import analyse, execute_plan, say_how_to_go_on
     from study.commands.views.standing import replicates_each
     from study.engine.plan import make_plan
     from study.record.writer import RecordWriter
@@ -75,4 +75,7 @@ def _retry(given: argparse.Namespace, console: Console) -> int:
     if execution.interrupted:
         return EXIT_INTERRUPTED
     analyse(options, record, record.finished(), console)
+    if execution.reached is not None:
+        say_how_to_go_on(spec.name, execution.reached, execution.ended > 0, console)
+        return EXIT_BUDGET
     return EXIT_FAILED_TRIALS if execution.failed else EXIT_OK

@@ -21,7 +21,7 @@ from study.errors import StudyError
 from study.record.stores import Stores
 from study.spec.explain import explain_errors
 from trainables.config import RlctConfig
-from trainables.outcomes import STATUSES
+from trainables.outcomes import STATUSES, STOPPED_EARLY
 from trainables.tasks import load_task
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ class _Part:
 
 
 def _finished(study: _Study) -> dict[str, "FinishedTrial"]:
-    trials = study.record.finished()
+    # Those that were stopped early have no weights in the record.
+    trials = {key: trial for key, trial in study.record.finished().items() if trial.status != STOPPED_EARLY}
     if not trials:
         raise StudyError(f"the study {study.record.study!r} has no finished trial: run it first (study/run.py).")
     return trials

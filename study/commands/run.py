@@ -10,6 +10,7 @@ from rich.text import Text
 
 from analysis.locations import sqlite_file
 from study.commands.console import (
+    EXIT_BUDGET,
     EXIT_FAILED_TRIALS,
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -21,6 +22,7 @@ from study.commands.console import (
 from study.commands.options import Options, parse_options
 
 if TYPE_CHECKING:
+    from study.engine.budget import Reached
     from study.engine.execute import Execution
     from study.engine.plan import Plan
     from study.record.reader import FinishedTrial
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a study; 0 when all of it is done, 1 if trials failed, 2 for an error, 128 + signal when ended by one."""
+    """Run a study; 0 when all of it is done, 1 if trials failed, 2 for an error, 3 if its budget stopped it.
+
+    128 + signal when ended by one.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     return run_command(["python", "study/run.py"], arguments, lambda console: _run(arguments, console))
 
@@ -56,7 +61,7 @@ def _run(arguments: list[str], console: Console) -> int:
         if options.plan_only:
             from study.commands.views.plan import print_plan
 
-            print_plan(plan, options, console)
+            print_plan(plan, options, record.usage() if record else None, console)
             return EXIT_OK
         record = record or _open_record(options)
         if plan.to_do == 0:
@@ -73,11 +78,14 @@ def _run(arguments: list[str], console: Console) -> int:
         execution = execute_plan(plan, record, options, console)
     if execution.interrupted:
         return EXIT_INTERRUPTED
-    if execution.ended < plan.to_do:
+    if execution.ended < plan.to_do and execution.reached is None:
         found = execution.ended - len(plan.growing)
         console.print(f"The search found only {found} of {plan.remaining} new trials in the space.")
     if plan.finished or execution.finished:
         analyse(options, record, record.finished(), console)
+    if execution.reached is not None:
+        say_how_to_go_on(spec.name, execution.reached, execution.ended > 0, console)
+        return EXIT_BUDGET
     return EXIT_FAILED_TRIALS if execution.failed else EXIT_OK
 
 
@@ -94,7 +102,12 @@ def _check_stores(options: Options, console: Console) -> None:
 
 
 def _nothing_to_run(plan: "Plan", record: "RecordWriter", options: Options, console: Console) -> int:
+    from study.engine.execute import forget_what_finished
+    from study.record.lease import HeldError
+
     console.print(f"All {plan.trials} trials are finished already: nothing to run.")
+    with contextlib.suppress(HeldError):
+        forget_what_finished(plan, record)
     analyse(options, record, plan.finished, console)
     return EXIT_OK
 
@@ -110,12 +123,18 @@ def execute_plan(
 ) -> "Execution":
     """Run the missing trials and replicates with a display of progress; `only` the trials with these keys.
 
+    Nothing runs if the budget is spent.
+
     Raises:
         StudyError: another driver holds the study, or a store or the runner cannot be used.
     """
     from study.commands.views.progress import StudyProgress
-    from study.engine.execute import execute
+    from study.engine.budget import spent
+    from study.engine.execute import Execution, execute
     from study.engine.runners import make_runner
+
+    if (reached := spent(plan.spec.budget, record.usage())) is not None:
+        return Execution(finished=0, failed=0, interrupted=False, reached=reached)
 
     name = plan.spec.name
     runner = make_runner(options.runner, options.resources, options.stores, name, tell=console.print)
@@ -131,9 +150,30 @@ def execute_plan(
             ),
             soft_wrap=True,
         )
+    if progress.stopped_early:
+        console.print(f"{progress.stopped_early} trial(s) were stopped early: they are on no front and in no curve.")
     if execution.stopped_by is not None:
         console.print(f"Stopped: {execution.stopped_by} asked for it.", markup=False, highlight=False)
     return execution
+
+
+def say_how_to_go_on(study: str, reached: "Reached", ran: bool, console: Console) -> None:
+    """Print which limit of the budget has stopped a study, or left nothing to run, and how the study goes on."""
+    if reached.name == "max_failed_trials":
+        from study.engine.budget import SHORT_KEY
+
+        key = reached.failed[0][:SHORT_KEY]
+        how = f"Why: python -m study why {study} {key}. The same command goes on, and tries them again."
+    elif reached.name == "hours":
+        how = "The same command goes on."
+    else:
+        how = f"To go on, raise budget.{reached.name}, in the study file or with --budget.{reached.name}."
+    beginning = "The budget has stopped the study: " if ran else "The budget is spent, nothing was run: "
+    console.print(
+        Text.assemble((beginning, "yellow"), f"{reached}. Everything finished is kept. {how}"),
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def analyse(

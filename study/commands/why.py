@@ -53,12 +53,14 @@ def explain_trial(arguments: list[str], console: Console) -> int:
         )
         return EXIT_OK
     from study.commands.views.status import moment
+    from trainables.outcomes import STOPPED_EARLY
 
     title = f"trial {trial.number}, {trial.name} (key {trial.key})"
     where = f" on {trial.host}" if trial.host else ""
     if not failed:
         how = {"FINISHED": f"finished ({trial.status})", "RUNNING": "has not ended", "KILLED": "was interrupted"}
-        text = f"{title} did not fail: it {how[trial.state]}{where}."
+        why = f": {trial.reason}" if trial.status == STOPPED_EARLY else ""
+        text = f"{title} did not fail: it {how[trial.state]}{where}{why}."
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return EXIT_OK
     text = f"{title} failed at {moment(trial.ended)}{where}, at the stage: {trial.stage}"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from analysis.layout import Artifact
 from study.errors import first_line
-from study.record.outcome import Outcome, RlctOutcome
+from study.record.outcome import Outcome, RlctOutcome, epochs_of
 from trainables.errors import CheckpointError
-from trainables.outcomes import worst_status
+from trainables.outcomes import STOPPED_EARLY, worst_status
 from trainables.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -40,9 +40,18 @@ class Growth(NamedTuple):
         seeds = tuple(sorted((*self.earlier.seeds, *self.config.seeds)))
         return self.config.model_copy(update={"seeds": seeds})
 
+    @property
+    def stopping(self) -> None:
+        """It is not stopped early: its first replicates were not."""
+
 
 def growth_of(key: str, earlier: "FinishedTrial", seeds: Iterable[int]) -> Growth | None:
-    """What is left to run of a finished trial that should have these seeds; None if it has them all."""
+    """What is left to run of a finished trial that should have these seeds; None if it has them all.
+
+    A trial that was stopped early gets no further replicates.
+    """
+    if earlier.status == STOPPED_EARLY:
+        return None
     missing = tuple(seed for seed in seeds if seed not in earlier.seeds)
     return Growth(key, earlier.config.model_copy(update={"seeds": missing}), earlier) if missing else None
 
@@ -118,6 +127,7 @@ def merge(growth: Growth, earlier: Path, added: Path, folder: Path) -> tuple[Out
     merge_checkpoints([each / Artifact.CHECKPOINT for each in (earlier, added)], (folder / Artifact.CHECKPOINT).parent)
     history.to_parquet(folder / Artifact.HISTORY, index=False)
     (folder / Artifact.OUTCOME).write_text(outcome.to_json())
+    assert outcome.rlct is not None
     write_trace(folder, merge_traces(groups), outcome.rlct)
     return outcome, epochs_of(history)
 
@@ -136,7 +146,8 @@ def merge_outcomes(groups: Sequence[Group]) -> Outcome:
         sized = [(part, [math.nan] * len(group.seeds)) for part, group in zip(parts, groups, strict=True)]
         return {name: joined(part.get(name, lacking) for part, lacking in sized) for name in names}
 
-    rlcts = [outcome.rlct for outcome in outcomes]
+    rlcts = [outcome.rlct for outcome in outcomes if outcome.rlct is not None]
+    assert len(rlcts) == len(outcomes), "a trial that was stopped early gets no further replicates"
     statuses = joined(outcome.replicate_statuses for outcome in outcomes)
     stages = dict.fromkeys(stage for outcome in outcomes for stage in outcome.seconds)
     latest = outcomes[-1]
@@ -147,7 +158,7 @@ def merge_outcomes(groups: Sequence[Group]) -> Outcome:
         rlct=RlctOutcome(
             per_chain=joined(rlct.per_chain for rlct in rlcts),
             initial_loss=joined(rlct.initial_loss for rlct in rlcts),
-            nbeta=latest.rlct.nbeta,
+            nbeta=rlcts[-1].nbeta,
             verdicts=joined(rlct.verdicts for rlct in rlcts),
             reasons=joined(rlct.reasons for rlct in rlcts),
             diagnostics=joined_by_name([rlct.diagnostics for rlct in rlcts]),
@@ -183,12 +194,6 @@ def merge_traces(groups: Sequence[Group]) -> "pd.DataFrame":
     tables = [group.trace.assign(seed=group.trace["replicate"].map(dict(enumerate(group.seeds)))) for group in groups]
     merged = _renumbered(pd.concat(tables), groups).drop(columns="seed")
     return merged.sort_values(["draw", "replicate", "chain"], ignore_index=True)
-
-
-def epochs_of(history: "pd.DataFrame") -> list[dict[str, list[float]]]:
-    """The measures of every epoch of a history: a value per replicate by name."""
-    names = [name for name in history.columns if name not in ("epoch", "replicate", "seed")]
-    return [{name: of_epoch[name].tolist() for name in names} for _, of_epoch in history.groupby("epoch", sort=True)]
 
 
 def _renumbered(table: "pd.DataFrame", groups: Sequence[Group]) -> "pd.DataFrame":

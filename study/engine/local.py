@@ -3,6 +3,7 @@
 For debugging (breakpoints in trainables work), notebooks, machines without Ray, and quick tests.
 """
 
+import os
 import socket
 import tempfile
 import traceback
@@ -18,6 +19,7 @@ from study.engine.resources import Resources
 from study.engine.runner import Estimated, StudyData
 from study.engine.snapshots import SnapshotPlace
 from study.errors import StudyError, disk_errors
+from study.record.usage import Machine
 from study.search.search import WAIT
 
 
@@ -38,6 +40,7 @@ class LocalRunner:
                     "--gpus-per-trial: PyTorch finds no GPU on this machine. Leave it out to run on the CPU."
                 )
         self._device = resources.device
+        self.resources = resources
 
     def connected(self) -> AbstractContextManager[None]:
         """Nothing to connect to: trials run in this process."""
@@ -55,6 +58,7 @@ class LocalRunner:
         while (trial := ledger.next()) is not None:
             assert trial is not WAIT, "with one worker, all trials before have ended"
             ledger.start(trial)
+            ledger.place(trial, _this_machine)
             of_task = data[trial.config.task]
             with (
                 disk_errors(),
@@ -64,7 +68,13 @@ class LocalRunner:
                 try:
                     report = partial(ledger.advance, trial)
                     outcome, rest = run_trial(
-                        trial.config, of_task, self._device, report, Path(folder), snapshot_file=snapshots
+                        trial.config,
+                        of_task,
+                        self._device,
+                        report,
+                        Path(folder),
+                        snapshot_file=snapshots,
+                        stopping=trial.stopping,
                     )
                 except StudyError:
                     # The ledger could not record the trial: it could not record others either.
@@ -91,3 +101,9 @@ class LocalRunner:
                 raise
             except Exception as error:
                 yield job, error
+
+
+def _this_machine() -> Machine:
+    import torch
+
+    return Machine(os.cpu_count() or 1, torch.cuda.device_count())

@@ -29,6 +29,10 @@ class PlannedTrial(NamedTuple):
     config: TrialConfig
     key: str
 
+    @property
+    def stopping(self) -> None:
+        """It is not stopped early, as no listed trial is."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -114,7 +118,7 @@ class Plan:
         """
         record.refresh()
         record.check_protocol(self.spec, self.data_digest)
-        return replace(self, finished=record.finished())
+        return replace(self, finished=_ended_in(self.spec, record))
 
     def work(self, config: TrialConfig) -> float:
         """Work of a trial on its task's data, in multiply-adds."""
@@ -179,4 +183,11 @@ def make_plan(spec: StudySpec, data: Iterable[TaskData], record: "RecordReader |
     if record is None:
         return plan
     record.check_protocol(spec, plan.data_digest)
-    return replace(plan, finished=record.finished())
+    return replace(plan, finished=_ended_in(spec, record))
+
+
+def _ended_in(spec: StudySpec, record: "RecordReader") -> dict[str, "FinishedTrial"]:
+    # Imported here, with MLflow: a store without studies has no record to read.
+    from study.record.reader import ended_in
+
+    return ended_in(spec, record.finished())

@@ -4,10 +4,11 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import ray
 from ray._private import auto_init_hook, ray_constants
 
@@ -67,7 +68,15 @@ class Connection:
     address: str  # HOST:PORT
     note: str | None = None  # what the user should know of it, in a sentence
     guardian: Guardian | None = None  # of a Ray that was started here
+    raylet: psutil.Process | None = None  # Ray's process on this machine, through which the driver does everything
     lost: StudyError | None = None  # the cluster has died
+
+    @property
+    def raylet_has_ended(self) -> bool:
+        """Whether Ray's process on this machine has ended; False if it is not known."""
+        return self.raylet is not None and not (
+            self.raylet.is_running() and self.raylet.status() != psutil.STATUS_ZOMBIE
+        )
 
     def close(self) -> None:
         """Disconnect, and end a Ray that was started here."""
@@ -101,7 +110,7 @@ def _connect(address: str | None, resources: Resources) -> Connection:
         return _start_here()
     _init(f"the Ray cluster at {address}", "see 'ray status' on the cluster", address=address)
     try:
-        return Connection(address, note=check_cluster(resources))
+        return Connection(address, note=check_cluster(resources), raylet=_raylet())
     except BaseException:
         ray.shutdown()
         raise
@@ -118,7 +127,17 @@ def _start_here() -> Connection:
         ray.shutdown()
         guardian.end()
         raise
-    return Connection(address, guardian=guardian)
+    return Connection(address, guardian=guardian, raylet=_raylet())
+
+
+def _raylet() -> psutil.Process | None:
+    """The raylet that this process is connected to; None if it cannot be seen."""
+    socket = ray.get_runtime_context().worker.node.raylet_socket_name
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() == "raylet" and any(word.endswith(f"={socket}") for word in process.cmdline()):
+                return process
+    return None
 
 
 def _init(what: str, advice: str, address: str) -> str:

@@ -1,7 +1,8 @@
-"""Watch the cluster's server (GCS) during a study.
+"""Watch the cluster's server (GCS), and Ray's process on this machine (raylet), during a study.
 
-Without it, Ray waits for a minute and then ends the driver's process, without an exception. The watch ends the study
-before that, while its record can still be closed.
+Without the server, Ray waits for a minute and then ends the driver's process, without an exception; without the raylet
+it does so once the server has noticed, some 15 seconds later. The watch ends the study before, while its record can
+still be closed.
 """
 
 import threading
@@ -21,6 +22,7 @@ INTERVAL = 1.0
 # Seconds without an answer after which the server counts as dead. On a cluster, another program may start it again,
 # and Ray itself waits for 60 seconds.
 PATIENCE_HERE, PATIENCE_ON_A_CLUSTER = 3.0, 40.0
+CAUSE = "another program has ended it, or memory has run out"
 
 
 @contextmanager
@@ -37,8 +39,11 @@ def watched(connection: "Connection") -> Iterator[None]:
                 return
             if answers(connection.address):
                 last_answer = time.monotonic()
-            elif time.monotonic() - last_answer > patience and not over.is_set() and received() is None:
-                connection.lost = _loss(connection)
+            what = f"Ray's process on this machine (raylet) has died: {CAUSE}" if connection.raylet_has_ended else None
+            if time.monotonic() - last_answer > patience:
+                what = _death_of_server(connection)
+            if what is not None and not over.is_set() and received() is None:
+                connection.lost = _loss(connection, what)
                 interrupt_main_thread()
                 return
 
@@ -62,14 +67,12 @@ def raising_loss(connection: "Connection") -> Iterator[None]:
         raise
 
 
-def _loss(connection: "Connection") -> StudyError:
-    kept = "Everything finished is kept:"
+def _loss(connection: "Connection", what: str) -> StudyError:
+    advice = "" if connection.guardian is not None else "start the cluster again if need be, and "
+    return StudyError(f"{what}. Everything finished is kept: {advice}run the same command again.")
+
+
+def _death_of_server(connection: "Connection") -> str:
     if connection.guardian is not None:
-        return StudyError(
-            "the server of Ray on this machine (GCS) has died: another program has ended it, or memory has run out. "
-            f"{kept} run the same command again."
-        )
-    return StudyError(
-        f"the server of the Ray cluster (GCS) at {connection.address} has died, or the network to it. {kept} start the "
-        "cluster again if need be, and run the same command again."
-    )
+        return f"the server of Ray on this machine (GCS) has died: {CAUSE}"
+    return f"the server of the Ray cluster (GCS) at {connection.address} has died, or the network to it"

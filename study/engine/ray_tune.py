@@ -4,7 +4,9 @@ import os
 import re
 import tempfile
 import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +21,12 @@ from ray.tune.search import Searcher
 from study.engine.code import CodeVersion, OtherCodeError, check_code, code_here
 from study.engine.estimation import Job
 from study.engine.ledger import Ledger
+from study.engine.packing import TASK_SECONDS, Packing
 from study.engine.ray_capacity import most_at_any_time
 from study.engine.ray_cluster import Connection, connected
 from study.engine.ray_estimates import run_estimates
 from study.engine.ray_health import raising_loss
-from study.engine.ray_place import place_here
+from study.engine.ray_place import machine_of, place_here
 from study.engine.resources import Device, Resources
 from study.engine.runner import Estimated, RunTrial, StudyData
 from study.engine.snapshots import SnapshotPlace
@@ -69,6 +72,11 @@ class RayRunner:
             yield
 
     @property
+    def resources(self) -> Resources:
+        """What each trial has."""
+        return self._resources
+
+    @property
     def workers(self) -> int:
         """Trials that run side by side: as many as asked for, or as the cluster may have room for."""
         return self._resources.concurrent or most_at_any_time(self._resources)
@@ -76,7 +84,7 @@ class RayRunner:
     def run_trials(self, ledger: Ledger[Any], data: Mapping[str, StudyData]) -> None:
         """Run the ledger's trials with Ray Tune."""
         os.environ.update(TUNE_SETTINGS)
-        desk = _Desk(ledger, self._snapshots)
+        desk = _Desk(ledger, Packing(ledger, self.workers), self._snapshots)
         # In a thread: some of Ray's calls cannot be interrupted, and would wait for ever for a cluster that has died.
         tuning = threading.Thread(target=desk.keep_failure, args=[lambda: self._tuner(desk, data).fit()], daemon=True)
         with raising_loss(self._connection):
@@ -113,7 +121,7 @@ class RayRunner:
                 max_concurrent_trials=resources.concurrent,
                 # A worker process is used for several trials, to save seconds of imports.
                 reuse_actors=True,
-                trial_dirname_creator=lambda trial: f"{trial.config['key']}_{trial.trial_id}",
+                trial_dirname_creator=lambda trial: f"{trial.config['trials'][0]['key']}_{trial.trial_id}",
             ),
             run_config=RunConfig(
                 name=self._study,
@@ -136,42 +144,65 @@ def _train(
     code: CodeVersion,
     snapshots: SnapshotPlace,
 ) -> None:
-    """Run a trial on a Ray Tune worker, reporting its progress and finally its outcome, or the error that ended it.
+    """Run a task's trials on a Ray Tune worker, one after the other, until it has been busy for long enough.
 
-    An exception would be indistinguishable from the death of the worker, after which Ray Tune starts the trial again.
-    Snapshots do not go through Ray Tune, which would hand them to this study's driver alone, and not to the next one.
+    Each one's progress is reported, and finally its outcome, or the error that ended it. An exception would be
+    indistinguishable from the death of the worker, after which Ray Tune starts the task again. Snapshots do not go
+    through Ray Tune, which would hand them to this study's driver alone, and not to the next one.
     """
     from study.engine.worker import run_trial
 
-    def report(progress: Progress) -> None:
-        tune.report(progress._asdict())
-
     place = place_here()
-    try:
-        check_code(code, str(place))
-        config = TrialConfig(**handed_out["trial"])
-        of_task = ray.get(data[config.task])
-        with tempfile.TemporaryDirectory() as folder, snapshots.file(handed_out["key"], of_task.digest) as file:
-            outcome, rest = run_trial(config, of_task, device, report, Path(folder), place.node, file)
-            # As one string: Ray Tune would flatten a nested result.
-            last = rest._asdict() | {"outcome": outcome.to_json()}
-            tune.report(last, checkpoint=Checkpoint.from_directory(folder))
-    except OtherCodeError as error:
-        tune.report({"refused": str(error)})
-    except Exception:
-        tune.report({"error": f"On {place}:\n{traceback.format_exc()}", "host": place.host})
+
+    def report(progress: Progress) -> None:
+        tune.report(progress._asdict() | {"node": place.node})
+
+    trials = handed_out["trials"]
+    end = time.monotonic() + TASK_SECONDS
+    for number, each in enumerate(trials, 1):
+        begun = time.monotonic()
+        try:
+            check_code(code, str(place))
+            config = TrialConfig(**each["trial"])
+            of_task = ray.get(data[config.task])
+            with tempfile.TemporaryDirectory() as folder, snapshots.file(each["key"], of_task.digest) as file:
+                stopping = each["stopping"] and ray.get(each["stopping"])
+                outcome, rest = run_trial(config, of_task, device, report, Path(folder), place.node, file, stopping)
+                goes_on = number < len(trials) and time.monotonic() < end
+                last = as_last_report(outcome, rest, time.monotonic() - begun, goes_on)
+                tune.report(last, checkpoint=Checkpoint.from_directory(folder))
+        except OtherCodeError as error:
+            tune.report({"refused": str(error)})
+            return
+        except StudyError as error:
+            tune.report({"refused": f"on {place}, {error}"})
+            return
+        except Exception:
+            goes_on = number < len(trials) and time.monotonic() < end
+            reason = f"On {place}:\n{traceback.format_exc()}"
+            tune.report({"error": reason, "host": place.host, "node": place.node, "goes_on": goes_on})
+        if not goes_on:
+            return
+
+
+def as_last_report(outcome: Outcome, rest: Progress, seconds: float, goes_on: bool) -> dict[str, Any]:
+    """What a worker reports of a trial that took so many seconds, and whether it begins the next one of its task."""
+    # The outcome as one string: Ray Tune would flatten a nested result.
+    last = {"outcome": outcome.to_json(), "node": outcome.node, "seconds": seconds, "goes_on": goes_on}
+    return rest._asdict() | last
 
 
 class _Desk:
-    """The ledger for Ray Tune's parts: it maps Ray Tune's trial names to trials, and keeps errors.
+    """The ledger for Ray Tune's parts: it maps Ray Tune's trials, which are tasks, to trials, and keeps errors.
 
-    Ray Tune takes an error in a callback for a failure of the trial, and goes on.
+    Ray Tune takes an error in a callback for a failure of the task, and goes on.
     """
 
-    def __init__(self, ledger: Ledger[Any], snapshots: SnapshotPlace):
+    def __init__(self, ledger: Ledger[Any], packing: Packing, snapshots: SnapshotPlace):
         self.ledger = ledger
+        self.packing = packing
         self.snapshots = snapshots
-        self.trials: dict[str, RunTrial] = {}
+        self.tasks: dict[str, deque[RunTrial]] = {}  # by the name of Ray Tune's trial: its trials that have not ended
         self.error: Exception | None = None
         self.failure: BaseException | None = None  # of Ray Tune itself
         self.stopped = False  # by the user
@@ -212,16 +243,16 @@ class _LedgerSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         with self._desk.error_kept():
-            trial = self._desk.ledger.next()
-        if trial is None:
+            task = self._desk.packing.take()
+        if task is None and not any(len(trials) > 1 for trials in self._desk.tasks.values()):
             return str(Searcher.FINISHED)
-        if trial is WAIT:
+        if task is None or task is WAIT:
             return None  # Ray Tune asks again.
-        self._desk.trials[trial_id] = trial
-        return {"key": trial.key, "trial": trial.config.model_dump(mode="json")}
+        self._desk.tasks[trial_id] = deque(task)
+        return {"trials": [_handed_out(trial) for trial in task]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing to do: the callback is told too, with the trial's files."""
+        """Nothing to do: the callback is told too."""
 
     def save(self, checkpoint_path: str) -> None:
         """A study goes on from its record: there is nothing to save."""
@@ -230,15 +261,23 @@ class _LedgerSearcher(Searcher):
         """A study goes on from its record: there is nothing to restore."""
 
 
+def _handed_out(trial: RunTrial) -> dict[str, Any]:
+    """A trial as a worker is given it."""
+    # By reference: Ray Tune keeps several copies of what it is given here, and writes it out as text.
+    stopping = None if trial.stopping is None else ray.put(trial.stopping)
+    return {"key": trial.key, "trial": trial.config.model_dump(mode="json"), "stopping": stopping}
+
+
 class _LedgerCallback(Callback):
-    """Hands every trial's events to the ledger."""
+    """Hands every trial's events to the ledger. The trials of a task run one after the other."""
 
     def __init__(self, desk: _Desk):
         self._desk = desk
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         with self._desk.error_kept():
-            self._desk.ledger.start(self._trial(trial))
+            if self._desk.tasks[trial.trial_id]:
+                self._desk.ledger.start(self._running(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -246,52 +285,82 @@ class _LedgerCallback(Callback):
         with self._desk.error_kept():
             if "refused" in result:
                 raise StudyError(result["refused"])
+            running = self._running(trial)
+            self._desk.ledger.place(running, lambda: machine_of(result["node"]))
             if "stage" in result:
-                progress = Progress(result["stage"], result["epochs"], result["host"])
-                self._desk.ledger.advance(self._trial(trial), progress)
+                self._desk.ledger.advance(running, Progress(result["stage"], result["epochs"], result["host"]))
+            if "error" in result:
+                self._desk.ledger.fail(running, result["error"], result["host"])
+                self._go_on(trial, result["goes_on"])
+
+    def on_trial_save(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        # Ray Tune keeps what a worker has reported last; a result comes with the trial's files.
+        result = trial.last_result
+        assert trial.checkpoint is not None
+        with self._desk.error_kept(), disk_errors(), trial.checkpoint.as_directory() as folder:
+            self._desk.ledger.finish(self._running(trial), Outcome.from_json(result["outcome"]), Path(folder))
+        self._desk.packing.note(result["seconds"])
+        _forget_files(trial)
+        with self._desk.error_kept():
+            self._go_on(trial, result["goes_on"])
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         with self._desk.error_kept():
-            self._desk.ledger.interrupt(self._trial(trial))
+            # Otherwise it died when its trials had ended, before Ray Tune had heard of its end.
+            if self._desk.tasks[trial.trial_id]:
+                self._desk.ledger.interrupt(self._running(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if "error" in trial.last_result:
-            with self._desk.error_kept():
-                self._desk.ledger.fail(self._trial(trial), trial.last_result["error"], trial.last_result["host"])
-            self._desk.snapshots.forget(self._trial(trial).key)
-            return
-        if "outcome" not in trial.last_result:
-            return  # The study was stopped before the trial's end.
-        outcome = Outcome.from_json(trial.last_result["outcome"])
-        assert trial.checkpoint is not None, "a trial's last report comes with its files"
-        with self._desk.error_kept(), disk_errors(), trial.checkpoint.as_directory() as folder:
-            self._desk.ledger.finish(self._trial(trial), outcome, Path(folder))
-        _forget(trial)
-        self._desk.snapshots.forget(self._trial(trial).key)
+        # It still has trials only if the study was stopped.
+        del self._desk.tasks[trial.trial_id]
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if self._desk.error is not None:
-            # Ray Tune takes an error of the ledger for the trial's own. The study is ending: what is open stays open.
+            # Ray Tune takes an error of the ledger for the task's own. The study is ending: what is open stays open.
+            return
+        if not self._desk.tasks[trial.trial_id]:
             return
         reason = Path(trial.error_file).read_text() if trial.error_file else "the worker left no traceback"
         with self._desk.error_kept():
             # Ray's traceback names the worker: (pid=12, ip=10.0.0.2, …)
             node = re.search(r"\bip=([^,)\s]+)", reason)
-            self._desk.ledger.fail(self._trial(trial), reason, node[1] if node else None)
+            failed, *others = self._desk.tasks.pop(trial.trial_id)
+            self._desk.packing.give_back(others)
+            self._desk.ledger.fail(failed, reason, node[1] if node else None)
 
-    def _trial(self, trial: Trial) -> RunTrial:
-        return self._desk.trials[trial.trial_id]
+    def _running(self, trial: Trial) -> RunTrial:
+        return self._desk.tasks[trial.trial_id][0]
+
+    def _go_on(self, trial: Trial, begins: bool) -> None:
+        """A trial of the task has ended, and the worker begins the next one or none."""
+        task = self._desk.tasks[trial.trial_id]
+        self._desk.snapshots.forget(task.popleft().key)
+        if not begins:
+            # They took longer than the ones before.
+            self._desk.packing.give_back(task)
+            task.clear()
+        # Should the worker die, these start again, and each may do so as often as a trial that is handed out alone.
+        trial.config["trials"] = trial.config["trials"][len(trial.config["trials"]) - len(task) :]
+        _forget_results(trial)
+        if begins:
+            self._desk.ledger.start(self._running(trial))
 
 
-def _forget(trial: Trial) -> None:
-    """Drop the result and the files of a trial that is in the record: Ray Tune keeps both until the study ends."""
-    checkpoints = trial.run_metadata.checkpoint_manager
+def _forget_files(trial: Trial) -> None:
+    """Remove the files of a trial that is in the record: Ray Tune keeps them until the study ends."""
     assert trial.storage is not None
+    with disk_errors():
+        trial.storage.storage_filesystem.delete_dir(trial.storage.trial_fs_path)
+
+
+def _forget_results(trial: Trial) -> None:
+    """Drop what Ray Tune keeps of a task until the study ends: results, and how often its workers have died."""
+    checkpoints = trial.run_metadata.checkpoint_manager
     assert checkpoints is not None
     trial.run_metadata = type(trial.run_metadata)()
     trial.run_metadata.checkpoint_manager = type(checkpoints)(checkpoint_config=checkpoints.checkpoint_config)
-    with disk_errors():
-        trial.storage.storage_filesystem.delete_dir(trial.storage.trial_fs_path)
+    # A task's trials, with the values of those that they are compared with, are in its `config` as long as they run.
+    trial.evaluated_params.pop("trials", None)
 
 
 class _StopOnError(Stopper):

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
     from study.engine.estimation import Job
     from study.engine.ledger import Ledger
+    from study.engine.resources import Resources
     from study.record.outcome import EstimateOutcome
+    from study.search.stopping import EarlyStopping
     from trainables.tasks import TaskData
     from trainables.trial import TrialConfig
 
@@ -37,6 +39,10 @@ class RunTrial(Protocol):
     def config(self) -> "TrialConfig":
         """The trial, with the seeds to run."""
 
+    @property
+    def stopping(self) -> "EarlyStopping | None":
+        """The rule by which its worker stops it early; None if it runs to its end."""
+
 
 class Runner(Protocol):
     """Runs trials and estimates somewhere, while `connected`."""
@@ -47,6 +53,10 @@ class Runner(Protocol):
         Raises:
             StudyError: it cannot be reached or started, or lacks the resources of a trial.
         """
+
+    @property
+    def resources(self) -> "Resources":
+        """What each trial has."""
 
     @property
     def workers(self) -> int:
@@ -81,7 +91,7 @@ class Watcher(Protocol[_Item, _Result]):
         """An item has reached this stage."""
 
     def finished(self, item: _Item, result: _Result) -> None:
-        """The result of an item is in the record."""
+        """The result of an item is in the record, or on the disk of the driver until the record can be written."""
 
     def failed(self, item: _Item, reason: str) -> None:
         """An item has failed; the others go on. The last line of the reason says most."""

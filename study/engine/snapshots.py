@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,17 @@ class SnapshotPlace:
             folder = f"{root}/{key}"
             if files.get_file_info(folder).type != FileType.NotFound:
                 files.delete_dir(folder)
+
+    def kept_of(self, keys: Container[str]) -> list[str]:
+        """Those of the trials with these keys that have snapshots."""
+        from pyarrow.fs import FileSelector
+
+        found: list[str] = []
+        with _not_fatal("listed", self.location, "*"):
+            files, root = self._files()
+            folders = files.get_file_info(FileSelector(root, allow_not_found=True))
+            found += [folder.base_name for folder in folders if folder.base_name in keys]
+        return found
 
     def _fetch(self, key: str, folder: Path) -> None:
         from pyarrow.fs import FileSelector, LocalFileSystem, copy_files

@@ -334,7 +334,8 @@ def held_study(
         StudyError: the record cannot be reached.
     """
     with _local_lock(stores, study) as note:
-        lease = Lease(tags, study, LOCAL_INTERVAL if note else SERVER_INTERVAL, dead=_dead_by_lock(note))
+        interval = LOCAL_INTERVAL if stores.tracking_is_local else SERVER_INTERVAL
+        lease = Lease(tags, study, interval, dead=_dead_by_lock(note))
         try:
             _note_holder(note, lease)
             _claim(lease, say)
@@ -342,11 +343,12 @@ def held_study(
             with _heartbeat(lease):
                 yield lease
         finally:
-            # A record that cannot be reached cannot be told; others see that the heartbeat has ended.
+            # A record that cannot be reached cannot be told. Others see that the heartbeat has ended; the note and the
+            # free lock say so at once.
             with contextlib.suppress(StudyError):
                 lease.release()
-            if note:
-                note.unlink(missing_ok=True)
+                if note:
+                    note.unlink(missing_ok=True)
 
 
 def living_holder(tags: ReadableTags, stores: Stores, study: str, patiently: bool = True) -> Holder | None:
@@ -357,7 +359,7 @@ def living_holder(tags: ReadableTags, stores: Stores, study: str, patiently: boo
         StudyError: the record cannot be reached.
     """
     lock = _lock_file(stores, study)
-    dead = _dead_by_lock(_note_of(lock)) if stores.tracking_is_local and lock.exists() and _is_free(lock) else ()
+    dead = _dead_by_lock(_note_of(lock)) if lock.exists() and _is_free(lock) else ()
     watch = Watch()
     while True:
         holders = [each for each in holders_in(tags.experiment_tags()) if each.state == "held" and each.id not in dead]
@@ -407,13 +409,11 @@ def _heartbeat(lease: Lease) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _local_lock(stores: Stores, study: str) -> Iterator[Path | None]:
-    """Lock a study in a local store; yields the file beside the lock that says who holds it, None on a server.
+    """Lock a study in the folder of the store; yields the file beside the lock that says who holds it.
 
-    The kernel releases the lock when the driver dies.
+    The kernel releases the lock when the driver dies. Where the record is on a server, the lock guards the results that
+    wait for it, and shows drivers on this machine who lives when the server cannot. None if that folder has no locks.
     """
-    if not stores.tracking_is_local:
-        yield None
-        return
     file = _lock_file(stores, study)
     note = _note_of(file)
     try:
@@ -424,7 +424,10 @@ def _local_lock(stores: Stores, study: str) -> Iterator[Path | None]:
     except Timeout:
         raise HeldError(_refusal(study, *_noted(note))) from None
     except OSError as error:
-        raise StudyError(f"the lock {file} cannot be taken: {error}. Make its folder writable.") from error
+        if stores.tracking_is_local:
+            raise StudyError(f"the lock {file} cannot be taken: {error}. Make its folder writable.") from error
+        yield None
+        return
     try:
         yield note
     finally:

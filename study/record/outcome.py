@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from analysis.layout import NO_ESTIMATE
 from trainables.fields import FIELDS
 from trainables.making import recipe_values
-from trainables.outcomes import worst_verdict
+from trainables.outcomes import STOPPED_EARLY, worst_verdict
 from trainables.trial import TrialConfig
 
 if TYPE_CHECKING:
-    from trainables.experiment import ExperimentResult
+    import pandas as pd
+
+    from trainables.experiment import ExperimentResult, StoppedEarly
     from trainables.rlct import RlctEstimate
 
 
@@ -86,17 +89,29 @@ class EstimateOutcome:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Why a trial was stopped early."""
+
+    reason: str  # in a line
+    rule: str  # the study's rule of early stopping, as one line
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """The final results of a trial; lists have an entry per replicate."""
+    """The final results of a trial; lists have an entry per replicate.
+
+    A trial that was stopped early has the measures of its last epoch, and no rlct.
+    """
 
     measurements: dict[str, list[float]]
     status: str
     replicate_statuses: list[str]
-    rlct: RlctOutcome
+    rlct: RlctOutcome | None
     seconds: dict[str, float]
     device: str
     host: str
     node: str = ""  # of Ray
+    stop: Stop | None = None
 
     @classmethod
     def of(cls, result: "ExperimentResult", device: str, node: str = "") -> "Outcome":
@@ -111,6 +126,25 @@ class Outcome:
             node=node,
         )
 
+    @classmethod
+    def of_stopped(cls, stopped: "StoppedEarly", stop: Stop, device: str, node: str = "") -> "Outcome":
+        return cls(
+            measurements={name: values[-1].tolist() for name, values in stopped.history.items()},
+            status=STOPPED_EARLY,
+            replicate_statuses=[STOPPED_EARLY] * stopped.config.replicates,
+            rlct=None,
+            seconds=stopped.seconds,
+            device=device,
+            host=socket.gethostname(),
+            node=node,
+            stop=stop,
+        )
+
+    @property
+    def rlct_verdict(self) -> str:
+        """The worst verdict of the replicates."""
+        return NO_ESTIMATE if self.rlct is None else self.rlct.verdict
+
     def to_json(self) -> str:
         """As one string: Ray Tune would flatten a nested result."""
         return json.dumps(asdict(self), indent=1)
@@ -122,7 +156,9 @@ class Outcome:
         # Older outcomes use, for the error over chains, the name of the error over replicates.
         if "rlct_se" in measurements:
             measurements["rlct_chain_se"] = measurements.pop("rlct_se")
-        return cls(**fields | {"rlct": RlctOutcome(**fields["rlct"])})
+        kinds = {"rlct": RlctOutcome, "stop": Stop}
+        parts = {name: kind(**fields[name]) for name, kind in kinds.items() if fields.get(name) is not None}
+        return cls(**fields | parts)
 
 
 def describe_trial(config: TrialConfig, varied: Collection[str] = ()) -> str:
@@ -161,5 +197,13 @@ def mean_and_error(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
         per_replicate = np.asarray(replicates)
         summary[name] = float(per_replicate.mean())
         if len(per_replicate) > 1:
-            summary[f"{name}_se"] = float(per_replicate.std(ddof=1) / math.sqrt(len(per_replicate)))
+            # Of values of which one is infinite it is NaN.
+            with np.errstate(invalid="ignore"):
+                summary[f"{name}_se"] = float(per_replicate.std(ddof=1) / math.sqrt(len(per_replicate)))
     return summary
+
+
+def epochs_of(history: "pd.DataFrame") -> list[dict[str, list[float]]]:
+    """The measures of every epoch of a trial's history: a value per replicate by name."""
+    names = [name for name in history.columns if name not in ("epoch", "replicate", "seed")]
+    return [{name: of_epoch[name].tolist() for name in names} for _, of_epoch in history.groupby("epoch", sort=True)]

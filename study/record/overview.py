@@ -3,14 +3,15 @@
 import math
 import time
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from study.errors import StudyError
 from study.record.lease import Holder, HowToStop
-from study.record.reader import RecordedTrial, RecordReader
+from study.record.reader import RecordedTrial, RecordReader, has_ended
+from study.record.usage import Share, shares, total
 from trainables.measures import MEASURES
-from trainables.outcomes import STATUSES, VERDICTS
+from trainables.outcomes import STATUSES, STOPPED_EARLY, VERDICTS
 
 # running: a driver holds the study. finished, failed, interrupted: how the last one left it (failed: a trial did, or
 # the driver). died: the last one went without a word. begun: nothing has run yet.
@@ -49,7 +50,8 @@ class Counts:
 
     Trials that a grid or design listed once and no longer lists are `outside`, and in no other count.
 
-    A finished trial that is being given more replicates is also among those that run, or that failed at it.
+    A finished trial that is being given more replicates is also among those that run, or that failed at it. Trials that
+    were stopped early are among the finished ones.
     """
 
     total: int | None
@@ -59,6 +61,7 @@ class Counts:
     to_run: int | None
     to_grow: int | None  # finished trials with fewer replicates than the study was last run with
     outside: int  # finished or failed trials that are no longer in the study's space
+    stopped_early: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Overview:
     best: tuple[Best, ...]
     trials_per_hour: float | None  # while it runs
     seconds_left: float | None  # while it runs
+    stopped: str | None  # why the last driver stopped before the end, if it did and could say so
+    budget: tuple[Share, ...]  # what has been used, and of how much
     last_activity: float
 
 
@@ -126,9 +131,12 @@ def overview(record: RecordReader, patiently: bool = True) -> Overview:
     holder = record.holder(patiently)
     # Read after the holder was seen: what it has ended meanwhile is then in.
     record.refresh()
-    trials, outside = _apart(record.trials(), record.listed_keys())
+    begun = record.trials()
+    trials, outside = _apart(begun, record.listed_keys())
     latest = {trial.key: trial for trial in trials}
-    finished = list({trial.key: trial for trial in trials if trial.state == "FINISHED"}.values())
+    rule = record.stopping()
+    finished = list({t.key: t for t in trials if t.state == "FINISHED" and has_ended(t, rule)}.values())
+    stopped_early = sum(trial.status == STOPPED_EARLY for trial in finished)
     failed = [trial for trial in latest.values() if trial.state == "FAILED"]
     running = [trial for trial in latest.values() if trial.state == "RUNNING"] if holder else []
     total = record.total_trials()
@@ -136,7 +144,11 @@ def overview(record: RecordReader, patiently: bool = True) -> Overview:
     counted = busy | {trial.key for trial in finished}
     to_run = None if total is None else max(0, total - len(counted))
     wanted = record.replicates()
-    lacking = [trial for trial in finished if trial.key not in busy and len(trial.seeds) < (wanted or 0)]
+    lacking = [
+        trial
+        for trial in finished
+        if trial.key not in busy and len(trial.seeds) < (wanted or 0) and trial.status != STOPPED_EARLY
+    ]
     to_grow = None if wanted is None else len(lacking)
     to_do = (to_run or 0) + len(lacking) + len(running) / 2
     per_hour, left = _pace(record.opened(), finished, to_do) if holder else (None, None)
@@ -145,7 +157,7 @@ def overview(record: RecordReader, patiently: bool = True) -> Overview:
         question=record.question() if record.run_id else "",
         state=_state(record, holder),
         driver=Driver.of(holder) if holder else None,
-        trials=Counts(total, len(finished), len(failed), len(running), to_run, to_grow, len(outside)),
+        trials=Counts(total, len(finished), len(failed), len(running), to_run, to_grow, len(outside), stopped_early),
         replicates=_fewest_and_most(finished),
         running=tuple(
             RunningTrial(each.number, each.key, each.name, each.stage, each.host, each.started) for each in running
@@ -156,6 +168,8 @@ def overview(record: RecordReader, patiently: bool = True) -> Overview:
         best=_best(record.objectives() if record.run_id else {}, finished),
         trials_per_hour=per_hour,
         seconds_left=left,
+        stopped=None if holder else record.stopped(),
+        budget=_budget(record, begun, holder),
         last_activity=max(
             [
                 holder.heartbeat if holder else 0.0,
@@ -183,6 +197,15 @@ def _state(record: RecordReader, holder: Holder | None) -> State:
     if status is None:
         return "begun"
     return "died" if status == "RUNNING" else STATES[status]
+
+
+def _budget(record: RecordReader, begun: Sequence[RecordedTrial], holder: Holder | None) -> tuple[Share, ...]:
+    """What has been used of the study's budget, by its running trials too, until their driver was last heard of."""
+    used = total(trial.used for trial in begun)
+    if holder is not None:
+        running = (trial for trial in begun if trial.state == "RUNNING")
+        used += total(replace(each.allotment.used(holder.heartbeat - each.started), trials=0) for each in running)
+    return shares(record.budget(), used)
 
 
 def _pace(opened: float, finished: Sequence[RecordedTrial], left: float) -> tuple[float | None, float | None]:

@@ -57,6 +57,11 @@ def _protocol_of_task(spec: StudySpec, task: str, data_digest: str) -> dict[str,
     return flat | {"data_digest": data_digest, "protocol_version": PROTOCOL_VERSION}
 
 
+def versions(stored: str) -> tuple[int, int]:
+    """The protocol version of the project that wrote a stored protocol (JSON), and that of this one."""
+    return json.loads(stored)["protocol_version"], PROTOCOL_VERSION
+
+
 def differences(stored: str, spec: StudySpec, data_digest: DataDigest) -> list[str]:
     """'epochs: 60 then, 9 now' for each setting that differs from the stored protocol (JSON).
 

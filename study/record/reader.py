@@ -27,9 +27,12 @@ from analysis.tracking import quieten_mlflow, search_all_runs, without_supersede
 from study.errors import StudyError, without_secrets
 from study.record.lease import Holder, living_holder
 from study.record.outcome import Outcome
-from study.record.protocol import DataDigest, as_digest, differences, digest_of
-from study.record.stores import Stores
+from study.record.protocol import DataDigest, as_digest, differences, digest_of, versions
+from study.record.stores import StoreError, Stores
+from study.record.usage import Allotment, Usage, total
 from study.spec import StudySpec, build_spec, read_study
+from study.spec.budget import BudgetConfig
+from trainables.outcomes import STOPPED_EARLY
 from trainables.trial import TrialConfig
 
 # Most seconds to wait for another process that makes the tables of a new database.
@@ -54,6 +57,9 @@ class FinishedTrial:
     begun: int  # likewise, with fewer replicates perhaps
     stored_key: str | None = None  # its key in the record, where an earlier version made it by another formula
     place: int | None = None  # in the search; records of earlier versions have none
+    used: Usage = field(default_factory=Usage)  # with what the runs had used that this one has replaced
+    reason: str = ""  # why it was stopped early, in a line
+    stopping: str = ""  # the rule that has stopped it early
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -86,10 +92,14 @@ class RecordedTrial:
     seeds: tuple[int, ...]  # of its replicates, those that an earlier run of the trial has included
     stage: str
     host: str  # where it ran, if the record says
-    reason: str  # of a failure, in a line
+    reason: str  # of a failure or an early stop, in a line
     started: float
     ended: float
     place: int | None = None  # in the search, from 0; records of earlier versions have none
+    allotment: Allotment = field(default_factory=Allotment)
+    # With what the runs had used that this one has replaced; of an open run, no time.
+    used: Usage = field(default_factory=Usage)
+    stopping: str = ""  # the rule that has stopped it early
 
     @property
     def config(self) -> TrialConfig:
@@ -117,6 +127,7 @@ class RecordReader:
 
     def __post_init__(self) -> None:
         quieten_mlflow()
+        self.stores.check_record(self.study)
         self.refresh()
 
     def refresh(self) -> None:
@@ -208,6 +219,9 @@ class RecordReader:
                 begun=_begun(run),
                 stored_key=stored if (stored := run.data.tags[Tag.TRIAL_KEY]) != keys[run.info.run_id] else None,
                 place=_place(run),
+                used=usage_of(run),
+                reason=run.data.tags.get(Tag.REASON, ""),
+                stopping=run.data.tags.get(Tag.STOPPING, ""),
             )
             for run in sorted(runs, key=_order)
         }
@@ -242,9 +256,29 @@ class RecordReader:
                 started=run.info.start_time / 1000,
                 ended=(run.info.end_time or 0) / 1000,
                 place=_place(run),
+                allotment=Allotment.from_tags(run.data.tags),
+                used=usage_of(run),
+                stopping=run.data.tags.get(Tag.STOPPING, ""),
             )
             for number, run in enumerate(self._runs_of_trials(), 1)
         ]
+
+    def usage(self) -> Usage:
+        """What all trials have used."""
+        return total(trial.used for trial in self.trials())
+
+    def budget(self) -> BudgetConfig:
+        """The budget that the study was last run with."""
+        tags = {} if self._study_run is None else self._study_run.data.tags
+        return BudgetConfig(**json.loads(tags.get(Tag.BUDGET, "{}")))
+
+    def stopping(self) -> str:
+        """The rule of early stopping that the study was last run with; empty without one."""
+        return "" if self._study_run is None else str(self._study_run.data.tags.get(Tag.STOPPING, ""))
+
+    def stopped(self) -> str | None:
+        """Why the last driver stopped before the end, if it did and could say so."""
+        return None if self._study_run is None else self._study_run.data.tags.get(Tag.STOPPED)
 
     def replicates(self) -> int | None:
         """Number of replicates of every trial as the study was last run; None before it has begun."""
@@ -281,11 +315,12 @@ class RecordReader:
         """The study as it was last run.
 
         Raises:
-            StudyError: the store has no such study.
+            StudyError: the store has no such study, or another version of the project made it.
         """
+        self.check_version()
         with tempfile.TemporaryDirectory() as folder:
             file = self.download(self._existing_run().info.run_id, Artifact.SPEC, Path(folder))
-            return build_spec(read_study(str(file)), str(file))
+            return build_spec(read_study(str(file)), f"{self.study} in {without_secrets(self.stores.tracking_uri)}")
 
     def listed_keys(self) -> frozenset[str] | None:
         """Keys of the trials that the study lists, as it was last run.
@@ -335,14 +370,37 @@ class RecordReader:
             if run.data.tags[Tag.PARENT] in keys
         }
 
+    def check_version(self) -> None:
+        """Check that this version of the project computes trials in the same way as the one that made the study.
+
+        Raises:
+            StudyError: another protocol version made it.
+        """
+        if self._study_run is None:
+            return
+        tags = self._study_run.data.tags
+        then, here = versions(tags[Tag.PROTOCOL])
+        if then == here:
+            return
+        age, go_on = ("an earlier", "check out") if then < here else ("a later", "update this checkout to")
+        raise StudyError(
+            f"the study {self.study!r} in {without_secrets(self.stores.tracking_uri)} was made by {age} version of "
+            f"this project: protocol version {then}, here {here}. Trials are computed in another way now, "
+            "and would not be one study with those. 'python -m study status' and 'python -m analysis' read it as it "
+            f"is. To go on with it, {go_on} commit {tags.get(Tag.GIT_COMMIT, 'unknown')}; or give the new study a name "
+            f"(--name {self.study}-2) or another folder (--store DIR). Nothing was changed."
+        )
+
     def check_protocol(self, spec: StudySpec, data_digest: DataDigest) -> None:
         """Check that the study's recorded trials have the same protocol: they may differ only in their point.
 
         Raises:
-            StudyError: the study was begun with other settings; the message names the differences.
+            StudyError: the study was begun with other settings, which the message names, or by another version of the
+                project.
         """
         if self._study_run is None:
             return
+        self.check_version()
         differing = differences(self._study_run.data.tags[Tag.PROTOCOL], spec, data_digest)
         if differing:
             raise StudyError(
@@ -425,12 +483,26 @@ class RecordReader:
             if not is_of_a_store(error):
                 raise
             wait_no_longer()
-            raise StudyError(
+            raise StoreError(
                 f"the MLflow record at {without_secrets(self.stores.tracking_uri)} "
                 f"cannot be used: {reason(error)} "
                 "Check that the server runs (or the folder is writable, with room on the disk) and that the store was "
-                "made by this version of MLflow; then run the same command again: finished trials are kept."
+                "made by this version of MLflow; then run the same command again: finished trials are kept.",
+                reason(error),
             ) from error
+
+
+def has_ended(trial: FinishedTrial | RecordedTrial, stopping: str) -> bool:
+    """Whether a finished trial counts as such in a study with this rule of early stopping, empty without one.
+
+    One that another rule has stopped early runs again.
+    """
+    return trial.status != STOPPED_EARLY or trial.stopping == stopping
+
+
+def ended_in(spec: StudySpec, finished: Mapping[str, FinishedTrial]) -> dict[str, FinishedTrial]:
+    """The finished trials, by key, that count as such in the study as it is now."""
+    return {key: trial for key, trial in finished.items() if has_ended(trial, spec.stopping_rule)}
 
 
 def _last_metrics(run: Run) -> dict[str, float]:
@@ -446,6 +518,17 @@ def _last_metrics(run: Run) -> dict[str, float]:
 def _begun(run: Run) -> int:
     """When a trial first began, with fewer replicates perhaps, in milliseconds since 1970."""
     return int(run.data.tags.get(Tag.BEGUN, run.info.start_time))
+
+
+def usage_of(run: Run) -> Usage:
+    """What a trial has used: in this run and, if it is finished, in those that it has replaced.
+
+    A run that is open counts as a begun trial alone: only its driver knows whether it still runs.
+    """
+    ended = run.info.end_time or run.info.start_time
+    used = Allotment.from_tags(run.data.tags).used((ended - run.info.start_time) / 1000)
+    finished = run.info.status == "FINISHED" and Tag.USED_BEFORE in run.data.tags
+    return used + Usage.from_json(run.data.tags[Tag.USED_BEFORE]) if finished else used
 
 
 def _place(run: Run) -> int | None:

@@ -11,9 +11,18 @@ from urllib.parse import unquote
 from analysis.locations import TRACKING_VARIABLE, sqlite_file, sqlite_url, with_driver
 from analysis.servers import ServerError, bad_address, check_bucket, is_server
 from study.errors import StudyError, without_secrets
+from study.record.journal import damage_of
 from study.shown import shown
 
 _DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
+
+
+class StoreError(StudyError):
+    """The tracking store cannot be reached or written; `why` is the reason alone."""
+
+    def __init__(self, message: str, why: str):
+        super().__init__(message)
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,10 @@ class Stores:
     def report_folder(self, study: str) -> Path:
         return self.root / "reports" / study
 
+    def outbox_folder(self, study: str) -> Path:
+        """Where results wait that the tracking store could not take."""
+        return self.root / "outbox" / study
+
     def log_file(self, study: str) -> Path:
         """The log of Ray's output on the driver."""
         return self.root / "ray" / study / "ray.log"
@@ -138,6 +151,33 @@ class Stores:
             raise StudyError(f"{where}: {error.strerror}. Name another folder.") from error
         if not writable:
             raise StudyError(f"{where}: {existing} is not writable. Make it writable, or name another folder.")
+
+    def check_record(self, study: str) -> None:
+        """Check that a record in a file is whole, and that it is not gone while files of the study are still there.
+
+        Raises:
+            StudyError: it is damaged; or it is missing, empty, or without the study that these files belong to.
+        """
+        file = self.tracking_file
+        if file is None:
+            return
+        restore = "Put back a copy of it from a backup, then run the same command again"
+        if (damage := damage_of(file)) is not None:
+            raise StudyError(f"the record {file} is damaged: {damage}. {restore}. Nothing was changed.")
+        has_tables = file.exists() and file.stat().st_size > 0
+        if not self.tracking_is_local or (has_tables and self.may_have(study)):
+            return
+        if (left := self._files_of(study)) is not None:
+            state = "has no such study" if has_tables else "is missing or empty"
+            raise StudyError(
+                f"the record {file} {state}, but there are files of the study {study!r} in {left}: the record was lost "
+                f"or exchanged. {restore}; or, if it is gone for good, move that folder away. Nothing was changed."
+            )
+
+    def _files_of(self, study: str) -> Path | None:
+        """The first folder with files that only a study that was recorded leaves here."""
+        folders = (self.root / "mlflow-artifacts" / study, self.report_folder(study))
+        return next((folder for folder in folders if any(each.is_file() for each in folder.rglob("*"))), None)
 
     def check_buckets(self) -> None:
         """Check that the S3 buckets answer, if there are any.

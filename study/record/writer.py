@@ -20,16 +20,19 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_
 from mlflow.tracking import MlflowClient
 from mlflow.tracking._tracking_service.utils import _get_store
 
-from analysis.layout import Artifact, Level, Tag
+from analysis.layout import NO_ESTIMATE, Artifact, Level, Tag
 from analysis.tracking import without_superseded
-from study.errors import StudyError, last_line, without_secrets
+from study.errors import StudyError, disk_errors, last_line, without_secrets
 from study.record.describe import describe_record
 from study.record.environment import describe_environment
 from study.record.journal import begin_log, end_log
-from study.record.lease import Lease, StopRequest, held_study
+from study.record.lease import Lease, StopRequest, held_study, holders_in
+from study.record.outbox import EndedTrial, Entry, Former, Outbox
 from study.record.outcome import FAILED, EstimateOutcome, Outcome, RlctOutcome, describe_trial, mean_and_error
 from study.record.protocol import DataDigest, as_digest, digest_of, protocol_of
-from study.record.reader import FinishedTrial, RecordReader
+from study.record.reader import FinishedTrial, RecordReader, usage_of
+from study.record.stores import StoreError
+from study.record.usage import Allotment, total
 from study.spec import StudySpec
 from study.spec.yaml_text import write_yaml
 from trainables.config import RlctConfig
@@ -52,14 +55,23 @@ class RecordWriter(RecordReader):
     """
 
     lease: Lease | None = field(init=False, default=None)
+    _left: float | None = field(init=False, default=None)  # when a driver that died was last heard of
     _trial_runs: dict[str, str] = field(init=False, default_factory=dict)
     _varied: tuple[str, ...] = field(init=False, default=())  # fields in which the study's trials differ
+    _deliveries: dict[Path, str] = field(init=False, default_factory=dict)  # runs that an entry of the outbox has begun
+    # By key, the interrupted runs of trials that have no result yet.
+    _interrupted: dict[str, list[Former]] = field(init=False, default_factory=dict)
+    _file: tuple[int, int] | None = field(init=False, default=None)  # device and inode of a record that is a file
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.outbox = Outbox(self.stores.outbox_folder(self.study))
 
     @contextmanager
     def held(self, say: Callable[[str], None] = lambda text: None) -> Iterator[Lease]:
         """Hold the study, so that no other driver writes its record; `say` is told of waiting and of taking over.
 
-        A driver that holds it already goes on holding it.
+        A driver that holds it already goes on holding it. Results that wait in the outbox are put into the record.
 
         Raises:
             HeldError: another driver holds the study.
@@ -68,14 +80,19 @@ class RecordWriter(RecordReader):
             yield self.lease
             return
         self._begin_log()
+        self._file = self._identity()
         try:
+            others = holders_in(self.experiment_tags())
+            self._left = max((other.heartbeat for other in others), default=None)
             with held_study(self, self.stores, self.study, say) as lease:
                 self.lease = lease
                 try:
+                    self.empty_outbox(say)
                     yield lease
                 finally:
                     self.lease = None
         finally:
+            self._file = None
             # Not before: the heartbeat writes to the record too.
             self._end_log()
 
@@ -137,6 +154,8 @@ class RecordWriter(RecordReader):
                 Tag.OPENED: str(_now()),
                 Tag.DATA_DIGEST: data_digest if isinstance(data_digest, str) else json.dumps(dict(data_digest)),
                 Tag.VALIDATION_SPLIT: "; ".join(map(_describe_validation, spec.values("validation_fraction"))),
+                Tag.BUDGET: json.dumps(spec.budget.model_dump(mode="json")),
+                Tag.STOPPING: spec.stopping_rule,
                 **describe_environment(),
             }
             if trials is not None:
@@ -147,46 +166,163 @@ class RecordWriter(RecordReader):
                 self._study_run = self._create_run(spec.name, tags)
             else:
                 self._client.update_run(self._study_id, status="RUNNING")
+                if Tag.STOPPED in self._study_tags():
+                    self._client.delete_tag(self._study_id, Tag.STOPPED)
                 self._client.log_batch(self._study_id, tags=_tags(tags))
                 self._study_run = self._client.get_run(self._study_id)
             self._client.log_text(self._study_id, write_yaml(spec.model_dump(mode="json")), Artifact.SPEC)
             self._client.log_text(self._study_id, describe_record().model_dump_json(indent=1), Artifact.DESCRIPTION)
             # Close the runs that a killed driver left open: nothing more is written to them.
-            self._close_open_runs()
-            self._delete_superseded()
+            self._close_open_runs(ended=self._left)
+            self._delete_what_does_not_count()
+
+    def empty_outbox(self, say: Callable[[str], None] = lambda text: None) -> None:
+        """Put the trials that wait in the outbox into the record, and say how many; nothing if it has no such study."""
+        if not len(self.outbox):
+            return
+        if self.run_id is None:
+            self.refresh()
+        if self.run_id is None:
+            return
+        entries, damaged = self.outbox.entries()
+        for text in damaged:
+            say(f"A result that waited for the record is damaged and was set aside, its trial runs again: {text}")
+        for entry in entries:
+            self.deliver(entry)
+        if entries:
+            say(f"{len(entries)} trial(s) that had ended without the record are in it now; none was computed again.")
+
+    def deliver(self, entry: Entry) -> None:
+        """Put a trial of the outbox into the record, as if the record had been there, and remove it from the outbox.
+
+        What the record has of its run so far is deleted. If this is cut short, it begins anew with the next call.
+        """
+        trial = entry.trial
+        with self._writing():
+            begun = self._deliveries.get(entry.folder)
+            runs = self._search(f"tags.{Tag.LEVEL} = '{Level.TRIAL}' and tags.{Tag.TRIAL_KEY} = '{trial.key}'")
+            if not any(_has(run, trial) for run in runs):
+                former = []
+                for run in runs:
+                    if run.info.run_id == begun:
+                        continue
+                    if run.info.start_time == trial.started:
+                        self._delete_trial(run.info.run_id)
+                        continue
+                    if run.info.status == "RUNNING":
+                        # An earlier try, whose end could not be recorded.
+                        run = self._kill(run.info.run_id, max(trial.started, run.info.start_time))
+                    if run.info.status == "KILLED":
+                        former.append(_as_former(run))
+                self._interrupted[trial.key] = former
+                if begun is None:
+                    begun = self._deliveries[entry.folder] = self._begin_trial(trial)
+                self._trial_runs[trial.key] = begun
+                if trial.reason is not None:
+                    self.fail_trial(trial.key, trial.reason, trial.host, trial.ended)
+                else:
+                    self._delete_children(begun)
+                    self.log_epochs(trial.key, 1, entry.epochs(), ended=trial.ended)
+                    self.finish_trial(
+                        trial.key, trial.config, entry.outcome(), entry.files, trial.supersedes, trial.ended
+                    )
+        self._deliveries.pop(entry.folder, None)
+        with disk_errors():
+            self.outbox.remove(entry)
+
+    def ended_trial(
+        self,
+        key: str,
+        config: TrialConfig,
+        place: int | None = None,
+        supersedes: FinishedTrial | Former | None = None,
+        allotment: Allotment | None = None,
+        started: int | None = None,
+    ) -> EndedTrial:
+        """What the record is to have of a trial that ends now, and began at `started`, in milliseconds since 1970."""
+        now = _now()
+        return EndedTrial(
+            key=key,
+            name=describe_trial(config, self._varied),
+            config=config,
+            git_commit=self._study_tags()[Tag.GIT_COMMIT],
+            started=started or now,
+            ended=now,
+            place=place,
+            supersedes=Former(supersedes.run_id, supersedes.begun, supersedes.used) if supersedes else None,
+            allotment=allotment,
+        )
 
     def start_trial(
-        self, key: str, config: TrialConfig, place: int | None = None, supersedes: FinishedTrial | None = None
+        self,
+        key: str,
+        config: TrialConfig,
+        place: int | None = None,
+        supersedes: FinishedTrial | Former | None = None,
+        allotment: Allotment | None = None,
+        started: int | None = None,
     ) -> str:
         """Begin the run of a trial with its place in the search, if it is known; return the run's id.
 
-        The run may supersede an earlier one with fewer replicates.
+        The run may supersede an earlier one with fewer replicates. `allotment` is what the trial has while it runs.
+        `started` is when the trial began, if not now, in milliseconds since 1970.
         """
+        self._trial_runs.pop(key, None)
+        trial = self.ended_trial(key, config, place, supersedes, allotment, started)
+        self._trial_runs[key] = self._begin_trial(trial)
+        return self._trial_runs[key]
+
+    def _begin_trial(self, trial: EndedTrial) -> str:
+        config, supersedes = trial.config, trial.supersedes
         with self._writing():
-            study_tags = self._study_tags()
             tags: dict[str, str] = {
                 Tag.LEVEL: Level.TRIAL,
-                Tag.TRIAL_KEY: key,
+                Tag.TRIAL_KEY: trial.key,
                 Tag.TASK: config.task,
                 Tag.SEEDS: json.dumps(config.seeds),
                 Tag.VALIDATION_SPLIT: _describe_validation(config.training.validation_fraction),
-                Tag.GIT_COMMIT: study_tags[Tag.GIT_COMMIT],
+                Tag.GIT_COMMIT: trial.git_commit,
                 Tag.DATA_DIGEST: self._digest_of(config.task),
             }
-            if place is not None:
-                tags[Tag.PLACE] = str(place)
+            if trial.allotment is not None:
+                tags |= trial.allotment.tags()
+            if trial.place is not None:
+                tags[Tag.PLACE] = str(trial.place)
             if supersedes is not None:
                 tags |= {Tag.SUPERSEDES: supersedes.run_id, Tag.BEGUN: str(supersedes.begun)}
-            run = self._create_run(describe_trial(config, self._varied), tags, parent=self._study_id)
+            run = self._create_run(trial.name, tags, parent=self._study_id, started=trial.started)
             self._client.log_batch(run.info.run_id, params=_params(config.flat()))
-            self._trial_runs[key] = run.info.run_id
+            return str(run.info.run_id)
+
+    def run_of(self, key: str) -> str:
+        """The id of the run of a trial that this driver has begun and not ended."""
         return self._trial_runs[key]
 
+    def place_trial(self, key: str, allotment: Allotment) -> None:
+        """Write what a running trial has of the machine that it runs on."""
+        with self._writing():
+            self._client.log_batch(self._trial_runs[key], tags=_tags(allotment.tags()))
+
+    def touch(self) -> None:
+        """Write something small, to see that the record can be written."""
+        if self.lease is not None:
+            self.lease.beat()
+        else:
+            self.experiment_tags()
+
     def log_epochs(
-        self, key: str, first_epoch: int, epochs: list[dict[str, list[float]]], stage: Mapping[str, str] | None = None
+        self,
+        key: str,
+        first_epoch: int,
+        epochs: list[dict[str, list[float]]],
+        stage: Mapping[str, str] | None = None,
+        ended: int | None = None,
     ) -> None:
-        """Log means over replicates, with standard errors, of consecutive epochs; `stage` are tags on how far it is."""
-        now = _now()
+        """Log means over replicates, with standard errors, of consecutive epochs; `stage` are tags on how far it is.
+
+        `ended` is when the trial ended, if it has, in milliseconds since 1970.
+        """
+        now = ended or _now()
         metrics = [
             Metric(name, value, now, step)
             for step, epoch in enumerate(epochs, first_epoch)
@@ -195,24 +331,31 @@ class RecordWriter(RecordReader):
         self._log_metrics(self._trial_runs[key], metrics, stage)
 
     def finish_trial(
-        self, key: str, config: TrialConfig, outcome: Outcome, artifacts: Path, supersedes: FinishedTrial | None = None
+        self,
+        key: str,
+        config: TrialConfig,
+        outcome: Outcome,
+        artifacts: Path,
+        supersedes: FinishedTrial | Former | None = None,
+        ended: int | None = None,
     ) -> None:
         """Write a trial's final values, its replicates' runs and its artifacts, and close it.
 
-        `config` has all its seeds, in the order of the outcome's replicates. Then a run that it supersedes is deleted.
+        `config` has all its seeds, in the order of the outcome's replicates. Then the runs that it supersedes are
+        deleted: one with fewer replicates, and interrupted ones. `ended` is when the trial ended, if not now, in
+        milliseconds since 1970.
         """
         run_id = self._trial_runs[key]
-        now = _now()
-        values = mean_and_error({measure.name: outcome.measurements[measure.name] for measure in end_measures()})
+        now = ended or _now()
+        measured = [measure.name for measure in end_measures() if measure.name in outcome.measurements]
+        values = mean_and_error({name: outcome.measurements[name] for name in measured})
         values["seconds"] = sum(outcome.seconds.values())
         values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
         with self._writing():
             self._client.log_artifacts(run_id, str(artifacts))
             for index, seed in enumerate(config.seeds):
-                self._write_replicate(run_id, key, config, outcome, index, seed)
-            self._log_metrics(
-                run_id, [Metric(name, value, now, config.training.epochs) for name, value in values.items()]
-            )
+                self._write_replicate(run_id, key, config, outcome, index, seed, now)
+            metrics = [Metric(name, value, now, config.training.epochs) for name, value in values.items()]
             tags = {
                 Tag.STATUS: outcome.status,
                 **_rlct_tags(outcome.rlct),
@@ -220,21 +363,31 @@ class RecordWriter(RecordReader):
                 **_place_tags(outcome.host, outcome.node),
                 Tag.STAGE: "finished",
             }
-            self._client.log_batch(run_id, tags=_tags(tags))
+            if outcome.stop is not None:
+                tags |= {Tag.REASON: outcome.stop.reason, Tag.STOPPING: outcome.stop.rule}
+            former = [*self._interrupted.get(key, ()), *([supersedes] if supersedes else ())]
+            if former:
+                tags[Tag.SUPERSEDES] = ",".join(each.run_id for each in former)
+                tags[Tag.USED_BEFORE] = total(each.used for each in former).to_json()
+            self._log_metrics(run_id, metrics, tags)
             # Last: a run counts as finished only if all its parts are there.
-            self._client.set_terminated(run_id, "FINISHED")
-            if supersedes is not None:
-                self._delete_trial(supersedes.run_id)
+            self._client.set_terminated(run_id, "FINISHED", ended)
+            for each in former:
+                self._delete_trial(each.run_id)
+        self._interrupted.pop(key, None)
         del self._trial_runs[key]
 
     def interrupt_trial(self, key: str) -> None:
         """Close a trial's run as killed; the trial starts again in another run."""
         with self._writing():
-            self._client.set_terminated(self._trial_runs.pop(key), "KILLED")
+            self._interrupted.setdefault(key, []).append(_as_former(self._kill(self._trial_runs.pop(key))))
 
-    def fail_trial(self, key: str, reason: str, host: str | None = None) -> None:
-        """Close a trial's run as failed, with its traceback as an artifact; `host` is where it ran, if known."""
-        run_id = self._trial_runs.pop(key, None)
+    def fail_trial(self, key: str, reason: str, host: str | None = None, ended: int | None = None) -> None:
+        """Close a trial's run as failed, with its traceback as an artifact; `host` is where it ran, if known.
+
+        `ended` is when the trial ended, if not now, in milliseconds since 1970.
+        """
+        run_id = self._trial_runs.get(key)
         if run_id is None:
             return
         last = without_secrets(last_line(reason, otherwise="no reason given"))
@@ -244,7 +397,8 @@ class RecordWriter(RecordReader):
         with self._writing():
             self._client.log_text(run_id, without_secrets(reason), Artifact.ERROR)
             self._client.log_batch(run_id, tags=_tags(tags))
-            self._client.set_terminated(run_id, "FAILED")
+            self._client.set_terminated(run_id, "FAILED", ended)
+        del self._trial_runs[key]
 
     def write_estimate(
         self, key: str, trial: FinishedTrial, settings: RlctConfig, outcome: EstimateOutcome, artifacts: Path
@@ -268,8 +422,9 @@ class RecordWriter(RecordReader):
             run_id = self._create_run(f"rlct {settings.key()}", tags | inherited, parent=trial.run_id).info.run_id
             self._client.log_artifacts(run_id, str(artifacts))
             now = _now()
-            self._log_metrics(run_id, [Metric(name, value, now, 0) for name, value in values.items()])
-            self._client.log_batch(run_id, params=_params(params))
+            metrics = [Metric(name, value, now, 0) for name, value in values.items()]
+            finite = [metric for metric in metrics if math.isfinite(metric.value)]
+            self._client.log_batch(run_id, metrics=finite, params=_params(params))
             self._client.set_terminated(run_id, "FINISHED")
 
     def close_open_estimates(self) -> None:
@@ -277,9 +432,14 @@ class RecordWriter(RecordReader):
         with self._writing():
             self._close_open_runs(f"tags.{Tag.LEVEL} = '{Level.ESTIMATE}'")
 
-    def close_study(self, status: str) -> None:
-        """Close the study's run as FINISHED, FAILED or KILLED, and with it every open run."""
+    def close_study(self, status: str, reason: str = "") -> None:
+        """Close the study's run as FINISHED, FAILED or KILLED, and with it every open run.
+
+        `reason` is why the study has stopped before its end.
+        """
         with self._writing():
+            if reason:
+                self._client.set_tag(self._study_id, Tag.STOPPED, reason[:LONGEST_REASON])
             self._close_open_runs()
             self._trial_runs.clear()
             self._client.set_terminated(self._study_id, status)
@@ -314,27 +474,51 @@ class RecordWriter(RecordReader):
     def _study_id(self) -> str:
         return str(self._existing_run().info.run_id)
 
-    def _close_open_runs(self, condition: str = f"tags.{Tag.LEVEL} != '{Level.STUDY}'") -> None:
+    def _close_open_runs(
+        self, condition: str = f"tags.{Tag.LEVEL} != '{Level.STUDY}'", ended: float | None = None
+    ) -> None:
+        """Close open runs, as having ended now or at a time in seconds since 1970: they use nothing after it."""
         for run in self._search(f"{condition} and attributes.status = 'RUNNING'"):
-            self._client.set_terminated(run.info.run_id, "KILLED")
+            end = None if ended is None else max(int(ended * 1000), run.info.start_time)
+            self._client.set_terminated(run.info.run_id, "KILLED", end)
 
-    def _delete_superseded(self) -> None:
-        """Delete the superseded runs that a killed driver left."""
+    def _kill(self, run_id: str, ended: int | None = None) -> Run:
+        """Close an open run as killed, now or at a time in milliseconds since 1970; return it."""
+        self._client.set_terminated(run_id, "KILLED", ended)
+        return self._client.get_run(run_id)
+
+    def _delete_what_does_not_count(self) -> None:
+        """Delete what a killed driver left: superseded runs, and those of which it had not written what trial they are.
+
+        The latter count as never begun: the search would look for another trial in their place. Interrupted runs are
+        remembered, to be superseded.
+        """
         runs = self._search(f"tags.{Tag.LEVEL} = '{Level.TRIAL}'")
         count = {run.info.run_id for run in without_superseded(runs)}
+        self._interrupted = {}
         for run in runs:
-            if run.info.run_id not in count:
+            if run.info.run_id not in count or not run.data.params:
                 self._delete_trial(run.info.run_id)
+            elif run.info.status == "KILLED":
+                self._interrupted.setdefault(run.data.tags[Tag.TRIAL_KEY], []).append(_as_former(run))
 
     def _delete_trial(self, run_id: str) -> None:
         """Delete a trial's run and those under it; MLflow can restore them until `mlflow gc`."""
+        self._delete_children(run_id)
+        try:
+            # Last: as long as it is there, the next driver deletes what is left.
+            self._client.delete_run(run_id)
+        except MlflowException as error:
+            # The record was lost, and this is a new one.
+            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                raise
+
+    def _delete_children(self, run_id: str) -> None:
         for run in self._search(f"tags.`{Tag.PARENT}` = '{run_id}'"):
             self._client.delete_run(run.info.run_id)
-        # Last: as long as it is there, the next driver deletes what is left.
-        self._client.delete_run(run_id)
 
     def _write_replicate(
-        self, parent: str, key: str, config: TrialConfig, outcome: Outcome, index: int, seed: int
+        self, parent: str, key: str, config: TrialConfig, outcome: Outcome, index: int, seed: int, now: int
     ) -> None:
         tags: dict[str, str] = {
             Tag.LEVEL: Level.REPLICATE,
@@ -343,13 +527,17 @@ class RecordWriter(RecordReader):
             Tag.REPLICATE: str(index),
             Tag.REPLICATE_KEY: config.replicate_key(seed, self._digest_of(config.task)),
             Tag.STATUS: outcome.replicate_statuses[index],
-            Tag.VERDICT: outcome.rlct.verdicts[index],
-            Tag.VERDICT_REASON: outcome.rlct.reasons[index],
+            Tag.VERDICT: NO_ESTIMATE,
         }
+        if outcome.rlct is not None:
+            tags |= {
+                Tag.VERDICT: outcome.rlct.verdicts[index],
+                Tag.VERDICT_REASON: outcome.rlct.reasons[index],
+            }
         run_id = self._create_run(f"replicate {index}", tags, parent=parent).info.run_id
         values = {name: float(per_replicate[index]) for name, per_replicate in outcome.measurements.items()}
-        values |= {f"rlct_{name}": per_replicate[index] for name, per_replicate in outcome.rlct.diagnostics.items()}
-        now = _now()
+        diagnostics = {} if outcome.rlct is None else outcome.rlct.diagnostics
+        values |= {f"rlct_{name}": per_replicate[index] for name, per_replicate in diagnostics.items()}
         metrics = [Metric(name, value, now, config.training.epochs) for name, value in values.items()]
         params = _params(config.flat() | {"seed": seed})
         self._client.log_batch(run_id, metrics=[m for m in metrics if math.isfinite(m.value)], params=params)
@@ -358,11 +546,34 @@ class RecordWriter(RecordReader):
     def _digest_of(self, task: str) -> str:
         return digest_of(as_digest(self._study_tags()[Tag.DATA_DIGEST]), task)
 
-    def _create_run(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
+    def _create_run(
+        self, name: str, tags: Mapping[str, str], parent: str | None = None, started: int | None = None
+    ) -> Run:
         assert self._experiment is not None
         nested = {Tag.PARENT: parent} if parent else {}
         every = {str(tag): str(value) for tag, value in (dict(tags) | nested).items()}
-        return self._client.create_run(self._experiment.experiment_id, tags=every, run_name=name)
+        return self._client.create_run(self._experiment.experiment_id, started, every, name)
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        if self._file is not None and self._identity() != self._file:
+            # An open connection would go on writing into a file that no longer has a name.
+            raise StoreError(
+                f"the record {self.stores.tracking_file} was deleted or exchanged while the study ran. Put it back "
+                "(a copy from a backup will do), then run the same command again.",
+                f"{self.stores.tracking_file} was deleted or exchanged. Put it back.",
+            )
+        with super()._reachable():
+            yield
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Device and inode of a record that is a file; None of another one, and of one that is gone."""
+        file = self.stores.tracking_file
+        try:
+            found = None if file is None else file.stat()
+        except OSError:
+            return None
+        return None if found is None else (found.st_dev, found.st_ino)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -383,13 +594,27 @@ class RecordWriter(RecordReader):
                 self._client.log_batch(run_id, metrics=batch, tags=_tags({} if start else tags or {}))
 
 
+def _as_former(run: Run) -> Former:
+    return Former(run.info.run_id, run.info.start_time, usage_of(run))
+
+
+def _has(run: Run, trial: EndedTrial) -> bool:
+    """Whether a run is the finished one of a trial, or the failed one of a trial that failed."""
+    if trial.reason is not None:
+        return bool(run.info.status == "FAILED" and run.info.start_time == trial.started)
+    seeds = set(json.loads(run.data.tags.get(Tag.SEEDS, "[]")))
+    return run.info.status == "FINISHED" and seeds.issuperset(trial.config.seeds)
+
+
 def _describe_validation(fraction: float) -> str:
     if fraction == 0:
         return "none (published recipe: trained on all training data, test split reported)"
     return f"{fraction:.0%} of the training data, stratified"
 
 
-def _rlct_tags(outcome: RlctOutcome) -> dict[str, str]:
+def _rlct_tags(outcome: RlctOutcome | None) -> dict[str, str]:
+    if outcome is None:
+        return {Tag.VERDICT: NO_ESTIMATE}
     return {
         Tag.VERDICT: outcome.verdict,
         Tag.VERDICT_REASON: outcome.reason,

@@ -68,7 +68,8 @@ class Choices:
         self._spec = spec
         self._key_of = key_of
         self._lag = lag_of(workers)
-        self._looks_at_results = looks_at_results(spec.sampler)
+        # A trial is compared with those that the sampler knows: these are to be the same, whatever ends first.
+        self._looks_at_results = looks_at_results(spec.sampler) or spec.stopping is not None
         self._by_trials_alone = knows_by_trials_alone(spec.sampler, len(spec.objectives))
         self._storage = InMemoryStorage()
         self._study = optuna.create_study(storage=self._storage, directions=list(spec.objectives.values()))

@@ -118,7 +118,7 @@ def baseline_of(config: TrialConfig) -> TrialConfig:
 def offers(spec: StudySpec, config: TrialConfig) -> bool:
     """Whether a study lists this trial, or its search can come to it."""
     if spec.is_enumerated:
-        return config.model_copy(update={"seeds": spec.seeds}) in spec.listed()
+        return spec.lists(config.model_copy(update={"seeds": spec.seeds}))
     if not _has(spec, config):
         return False
     values = spec.base(config.task, config.network.architecture)
@@ -254,12 +254,14 @@ def _listed_parameters(spec: StudySpec, config: TrialConfig) -> Parameters:
     for name in spec.names:
         if name not in effective:
             continue
-        values = [value for value in spec.values(name) if value != ANY]
+        # A grid may have thousands of numbers in a dimension, and a trial must not cost more for them.
+        numbers = spec.numbers(name)
+        values = [] if numbers and name != TARGET else [value for value in spec.values(name) if value != ANY]
         value = _value_in(config, name, values)
-        if all(isinstance(each, int | float) and not isinstance(each, bool) for each in (*values, value)):
-            low, high = min(*values, value), max(*values, value)
-            whole = all(isinstance(each, int) for each in (*values, value))
-            found[name] = (value, IntDistribution(low, high) if whole else FloatDistribution(low, high))
+        if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+            low, high = min(*numbers, value), max(*numbers, value)
+            whole = all(isinstance(each, int) for each in (*numbers, value))
+            found[name] = (value, IntDistribution(int(low), int(high)) if whole else FloatDistribution(low, high))
         elif len(values) > 1 and value in values:
             found[name] = (value, CategoricalDistribution(values))
     return found

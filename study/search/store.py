@@ -14,22 +14,26 @@ from analysis.drivers import missing_driver
 from analysis.locations import sqlite_file
 from analysis.servers import SECONDS_TO_ANSWER, ServerError, check_database, reason
 from study.errors import StudyError, without_secrets
-from study.record.journal import SECONDS_TO_WAIT, begin_log, end_log
+from study.record.journal import SECONDS_TO_WAIT, begin_log, damage_of, end_log
 from study.search.parameters import quieten_optuna
-from study.search.view import INTERRUPTED, KEY, Ending, shows
+from study.search.view import INTERRUPTED, KEY, Ending, lacking
 from study.spec import StudySpec
 
 # The user attribute of an Optuna study that names its record: the study's run there.
 RECORD = "record"
 
 
+class StorageError(StudyError):
+    """Optuna's storage cannot be used."""
+
+
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """Raise errors of Optuna's storage as StudyError."""
+    """Raise errors of Optuna's storage as StorageError."""
     try:
         yield
     except StorageInternalError as error:
-        raise StudyError(
+        raise StorageError(
             f"the Optuna storage cannot be used: {reason(error.__cause__ or error)} Check that its database runs, or "
             "that there is room on the disk; then run the same command again: finished trials are kept."
         ) from error
@@ -44,6 +48,11 @@ def opened_storage(url: str) -> Iterator[RDBStorage]:
     """
     file = sqlite_file(url)
     if file is not None:
+        if (damage := damage_of(file)) is not None:
+            raise StudyError(
+                f"the Optuna study's file {file} is damaged: {damage}. It is a view of the record: delete it, and the "
+                "same command makes it anew. Nothing was changed."
+            )
         begin_log(file)
     storage = open_storage(url)
     try:
@@ -129,10 +138,10 @@ def check_stored_study(spec: StudySpec, storage: BaseStorage, record: str | None
 
 
 def reconcile(spec: StudySpec, storage: BaseStorage, view: Sequence[FrozenTrial], record: str | None) -> bool:
-    """Bring the stored study in line with the view of the record; whether it had to be built again.
+    """Bring the stored study in line with the view of the record; whether it differed.
 
-    Trials that a killed driver left open are ended, as the record says. `record` is the study's run in the record, None
-    for a new study.
+    Trials that it lacks, those that a killed driver left open, are added to it; in all other cases it is built again.
+    `record` is the study's run in the record, None for a new study.
 
     Raises:
         StudyError: Optuna's storage cannot be used.
@@ -142,10 +151,12 @@ def reconcile(spec: StudySpec, storage: BaseStorage, view: Sequence[FrozenTrial]
         if study is None and not view:
             return False
         if study is not None and _has_objectives(study, spec):
-            _end_open_trials(study, view)
+            _end_open_trials(study)
             names_record = record is None or study.user_attrs.get(RECORD) == record
-            if names_record and shows(study.get_trials(deepcopy=False), view):
-                return False
+            missing = lacking(study.get_trials(deepcopy=False), view) if names_record else None
+            if missing is not None:
+                study.add_trials(missing)
+                return bool(missing)
     rebuild(spec, storage, view, record)
     return True
 
@@ -191,26 +202,17 @@ def tell_ending(study: optuna.Study, trial: optuna.Trial, ending: Ending) -> Non
         trial.set_user_attr(name, value)
     for name, value in ending.constraints.items():
         trial.set_constraint(name, value)
-    if ending.values is None:
-        study.tell(trial, state=TrialState.FAIL)
-    else:
-        study.tell(trial, ending.values)
+    study.tell(trial, ending.values, ending.state)
 
 
-def _end_open_trials(study: optuna.Study, view: Sequence[FrozenTrial]) -> None:
-    by_key = {trial.user_attrs[KEY]: trial for trial in view}
+def _end_open_trials(study: optuna.Study) -> None:
+    """End the trials that somebody has enqueued, and those that a driver of an earlier version left open."""
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
         if frozen.state == TrialState.WAITING:
             # Only a running trial can be ended, and `ask` makes it running.
             study.tell(study.ask().number, state=TrialState.FAIL)
-            continue
-        recorded = by_key.get(frozen.user_attrs.get(KEY, ""))
-        ending = Ending.without_result(INTERRUPTED)
-        if recorded is not None:
-            # Its driver may have died while it told Optuna of the ending, and a constraint is set once.
-            constraints = {k: v for k, v in recorded.constraints.items() if k not in frozen.constraints}
-            ending = Ending(recorded.user_attrs, recorded.values, constraints)
-        tell_ending(study, optuna.Trial(study, frozen._trial_id), ending)
+        else:
+            tell_ending(study, optuna.Trial(study, frozen._trial_id), Ending.without_result(INTERRUPTED))
 
 
 def _stored_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study | None:

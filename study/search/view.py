@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from analysis.layout import ERROR_SUFFIX
 from study.record.outcome import FAILED, Outcome, mean_and_error
-from study.record.reader import FinishedTrial, RecordedTrial
+from study.record.reader import FinishedTrial, RecordedTrial, ended_in
 from study.search.parameters import Parameters, fields_of_trial, offers, parameters_of
 from study.spec import StudySpec
 from trainables.config import SelfModelConfig
 from trainables.measures import MEASURES
-from trainables.outcomes import VERDICTS
+from trainables.outcomes import STOPPED_EARLY, VERDICTS
 from trainables.trial import TrialConfig
 
 # The status_detail of a trial that a killed driver left open.
@@ -28,6 +28,8 @@ INTERRUPTED = "interrupted"
 KEY, PLACE, RUN, STATUS = "trial_key", "place", "run_id", "status_detail"
 # The user attribute that only trials with a result have.
 VERDICT = "rlct_verdict"
+# The user attribute of a trial that was stopped early: why, in a line.
+REASON = "reason"
 # Fields of a trial's configuration that its Optuna trial has as user attributes.
 ATTRIBUTES = ("aux_weight", "target_depths", "control")
 # The user attribute of a trial that the space no longer has: a sampler does not see its values.
@@ -42,11 +44,19 @@ class Ending(NamedTuple):
     values: list[float] | None  # None if there are none by which Optuna can rank it
     constraints: dict[str, float]
 
+    @property
+    def state(self) -> TrialState:
+        """The state of the trial: one that was stopped early is pruned, unless the space no longer has it."""
+        if self.attributes.get(STATUS) == STOPPED_EARLY and OUTSIDE not in self.attributes:
+            return TrialState.PRUNED
+        return TrialState.FAIL if self.values is None else TrialState.COMPLETE
+
     @classmethod
     def of(cls, outcome: Outcome, spec: StudySpec) -> "Ending":
         """The ending of a trial with this outcome."""
         metrics = mean_and_error(outcome.measurements) | {"seconds": sum(outcome.seconds.values())}
-        return _with_result(spec, metrics, outcome.status, outcome.rlct.verdict, len(outcome.replicate_statuses))
+        replicates, reason = len(outcome.replicate_statuses), outcome.stop.reason if outcome.stop else ""
+        return _with_result(spec, metrics, outcome.status, outcome.rlct_verdict, replicates, reason)
 
     @classmethod
     def without_result(cls, status: str) -> "Ending":
@@ -66,7 +76,8 @@ def view_of(
     """The trials of the Optuna study that a record corresponds to, in the order of their places in the search.
 
     Each finished trial is there once, with its values as the record has them now, and so is each trial that was begun
-    and has no result, as failed. Parameters and distributions are those of the spec's space.
+    and has no result, as failed. One that was stopped early is there as pruned; by another rule than the spec's, it has
+    no result. Parameters and distributions are those of the spec's space.
 
     Args:
         spec: the study as it is now.
@@ -76,6 +87,7 @@ def view_of(
     # Records of earlier versions have no places: trials took them in the order of beginning.
     places = {key: place for place, key in enumerate(dict.fromkeys(trial.key for trial in trials))}
     places |= {trial.key: trial.place for trial in trials if trial.place is not None}
+    finished = ended_in(spec, finished)
     by_key = {trial.key: trial for trial in trials}  # the last run of each, or the finished one
     results = {trial.run_id for trial in finished.values()}
     by_key |= {trial.key: trial for trial in trials if trial.run_id in results}
@@ -84,39 +96,62 @@ def view_of(
     for trial in sorted(by_key.values(), key=lambda trial: places[trial.key]):
         if (done := finished.get(trial.key)) is not None:
             replicates = int(done.params.get("replicates", 0))
-            ending = _with_result(spec, done.metrics, done.status, done.rlct_verdict, replicates)
+            ending = _with_result(spec, done.metrics, done.status, done.rlct_verdict, replicates, done.reason)
         else:
             ending = Ending.without_result(FAILED if trial.state == "FAILED" else INTERRUPTED)
         view.append(_frozen(spec, trial, places[trial.key], ending, baselines))
     return view
 
 
-def shows(stored: Sequence[FrozenTrial], view: Sequence[FrozenTrial]) -> bool:
-    """Whether the ended trials of a stored Optuna study are those of the view.
+def ended_trial(
+    parameters: Parameters, attributes: Mapping[str, Any], ending: Ending, begun: datetime, ended: datetime
+) -> FrozenTrial:
+    """A trial as Optuna's study has it when it has ended; `attributes` are those of `attributes_of`, and its run."""
+    trial = create_trial(
+        state=ending.state,
+        values=ending.values,
+        user_attrs={**attributes, **ending.attributes},
+        constraints=ending.constraints,
+        **fields_of_trial(parameters),
+    )
+    trial.datetime_start, trial.datetime_complete = begun, ended
+    return trial
+
+
+def lacking(stored: Sequence[FrozenTrial], view: Sequence[FrozenTrial]) -> list[FrozenTrial] | None:
+    """The trials of the view that a stored Optuna study lacks; None if it has one that the view has otherwise or not.
 
     Further ones without a result make no difference: suggestions that were known already, and failures made good since.
     """
     results = [trial for trial in stored if _has_result(trial)]
     by_key = {trial.user_attrs.get(KEY): trial for trial in results}
-    if len(results) != sum(map(_has_result, view)):
-        return False
     runs = {trial.user_attrs.get(RUN) for trial in stored}
+    missing, found = [], 0
     for trial in view:
-        known = by_key.get(trial.user_attrs[KEY])
         if not _has_result(trial):
-            known = trial if trial.user_attrs[RUN] in runs else None
-        if known is None or not _same(known, trial):
-            return False
-    return True
+            if trial.user_attrs[RUN] not in runs:
+                missing.append(trial)
+        elif (known := by_key.get(trial.user_attrs[KEY])) is None:
+            missing.append(trial)
+        elif _same(known, trial):
+            found += 1
+        else:
+            return None
+    return missing if found == len(results) else None
 
 
-def _with_result(spec: StudySpec, metrics: Mapping[str, float], status: str, verdict: str, replicates: int) -> Ending:
+def _with_result(
+    spec: StudySpec, metrics: Mapping[str, float], status: str, verdict: str, replicates: int, reason: str
+) -> Ending:
     attributes: dict[str, Any] = {
         name: value
         for name, value in metrics.items()
         if (_is_measure(name) or name == "seconds") and math.isfinite(value)
     }
     values = [metrics.get(name, math.nan) for name in spec.objectives]
+    if status == STOPPED_EARLY:
+        # Values at an early epoch are none of the objectives'.
+        values, attributes[REASON] = [math.nan], reason
     return Ending(
         attributes | {STATUS: status, VERDICT: verdict, "replicates": replicates},
         values if all(map(math.isfinite, values)) else None,
@@ -135,11 +170,11 @@ def _constraints(spec: StudySpec, metrics: Mapping[str, float], status: str, ver
         measure.sees == "validation" and math.isfinite(metrics.get(measure.name, math.nan))
         for measure in MEASURES.values()
     )
-    broken = status != "ok" if has_validation_split else status == "diverged"
+    broken = status != "ok" if has_validation_split else status in ("diverged", STOPPED_EARLY)
     constraints = {"learned": float(broken)}
     if any(name in MEASURES and MEASURES[name].needs_verdict for name in spec.objectives):
         # A sampler must not take a meaningless estimate for a low rlct.
-        constraints["rlct_usable"] = float(not VERDICTS[verdict].usable)
+        constraints["rlct_usable"] = float(verdict not in VERDICTS or not VERDICTS[verdict].usable)
     return constraints
 
 
@@ -159,16 +194,9 @@ def _frozen(
         if not spec.is_enumerated and not offers(spec, config):
             # Without a parameter, its values would be taken for those of another choice.
             ending = ending._replace(attributes=ending.attributes | {OUTSIDE: True}, values=None)
-    frozen = create_trial(
-        state=TrialState.FAIL if ending.values is None else TrialState.COMPLETE,
-        values=ending.values,
-        user_attrs=attributes | {RUN: trial.run_id} | ending.attributes,
-        constraints=ending.constraints,
-        **fields_of_trial(parameters),
-    )
-    frozen.datetime_start = datetime.fromtimestamp(trial.started)
-    frozen.datetime_complete = datetime.fromtimestamp(max(trial.started, trial.ended))
-    return frozen
+    begun = datetime.fromtimestamp(trial.started)
+    ended = datetime.fromtimestamp(max(trial.started, trial.ended))
+    return ended_trial(parameters, attributes | {RUN: trial.run_id}, ending, begun, ended)
 
 
 def _config_of(trial: RecordedTrial) -> TrialConfig | None:

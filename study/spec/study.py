@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from study.shown import plain
+from study.spec.budget import BudgetConfig
 from study.spec.checks import check_data, check_study
 from study.spec.dimensions import (
     ANY,
@@ -30,6 +31,7 @@ from study.spec.dimensions import (
     all_values,
 )
 from study.spec.sampler import SamplerConfig
+from study.spec.stopping import StoppingConfig, check_stopping
 from study.spec.trials import ORDER, Values, all_trials, listed_trials
 from trainables.config import LARGEST_SEED, ObserverConfig, RlctConfig, Section, TrainingConfig
 from trainables.errors import ConfigError
@@ -100,6 +102,12 @@ class StudySpec(Section):
     observer: ObserverConfig = Field(
         default_factory=ObserverConfig, description="The network that learns to predict each trained one."
     )
+    budget: BudgetConfig = Field(
+        default_factory=BudgetConfig, description="Limits after which no further trial begins."
+    )
+    stopping: StoppingConfig | None = Field(
+        None, description="The rule by which trials of a search are stopped early; left out, none is."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -164,6 +172,8 @@ class StudySpec(Section):
         for field in (FIELDS[name] for name in self.space.names):
             if field.section in SECTIONS:
                 fields[field.section].pop(field.key, None)
+        if self.stopping is None:
+            fields.pop("stopping", None)
         return fields
 
     @field_validator("name")
@@ -186,6 +196,7 @@ class StudySpec(Section):
     @model_validator(mode="after")
     def _free_of_contradictions(self) -> Self:
         check_study(self)
+        check_stopping(self)
         return self
 
     def check_against(self, shape: DataShape, task: str | None = None) -> None:
@@ -200,6 +211,11 @@ class StudySpec(Section):
     def is_enumerated(self) -> bool:
         """Whether all trials are listed and no sampler chooses any."""
         return self.sampler.is_enumerated
+
+    @property
+    def stopping_rule(self) -> str:
+        """The rule of early stopping as the record has it: one line, empty without a rule."""
+        return "" if self.stopping is None else self.stopping.as_text()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -311,6 +327,25 @@ class StudySpec(Section):
             return list(found) or self._values_of_space(name, self.tasks)
         return self._values_of_space(name, self.tasks if task is None else [task])
 
+    def numbers(self, name: str) -> tuple[float, float] | None:
+        """The least and the greatest value of a field; None if it has other values than numbers, or none.
+
+        Both are whole if all values are.
+        """
+        return self._numbers[name]
+
+    @cached_property
+    def _numbers(self) -> dict[str, tuple[float, float] | None]:
+        found: dict[str, tuple[float, float] | None] = {}
+        for name in self.names:
+            values = [value for value in self.values(name) if value != ANY]
+            if values and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+                whole = all(isinstance(value, int) for value in values)
+                found[name] = (min(values), max(values)) if whole else (float(min(values)), float(max(values)))
+            else:
+                found[name] = None
+        return found
+
     def _values_of_space(self, name: str, tasks: Sequence[str]) -> list[Any]:
         bases = [base for base in self.bases if base["task"] in tasks]
         return list(dict.fromkeys(value for base in bases for value in all_values(self.space_dimension(name, base))))
@@ -320,7 +355,18 @@ class StudySpec(Section):
         sections = {"task": task, "training": self.training_of(task), "rlct": self.rlct_of(task)}
         fields = self.model_copy(update=sections).model_dump(
             mode="json",
-            exclude={"name", "question", "trials", "sampler", "space", "design", "replicates", "architecture"},
+            exclude={
+                "name",
+                "question",
+                "trials",
+                "sampler",
+                "space",
+                "design",
+                "replicates",
+                "architecture",
+                "budget",
+                "stopping",
+            },
         )
         for field in (FIELDS[name] for name in self.names):
             if field.role == "setting":
@@ -352,6 +398,14 @@ class StudySpec(Section):
     @cached_property
     def _listed(self) -> tuple[TrialConfig, ...]:
         return tuple(listed_trials(self))
+
+    def lists(self, config: TrialConfig) -> bool:
+        """Whether a trial is among those that the study lists."""
+        return config in self._set_of_listed
+
+    @cached_property
+    def _set_of_listed(self) -> frozenset[TrialConfig]:
+        return frozenset(self._listed)
 
     def all_trials(self) -> list[TrialConfig] | None:
         """Every different trial of the space; None if there are too many to list, or a range has no steps."""

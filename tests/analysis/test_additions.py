@@ -23,6 +23,7 @@ from analysis.sweeps import find_sweeps
 from analysis.text import summary_rows, trial_rows
 from study.record.stores import Stores
 from tests.analysis.described import add_metric, describe, description_with
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import falling, runs_of, sweep_spec, write_study
 
 WEIGHTS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -53,7 +54,7 @@ Writer = Callable[..., Written]
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
     """A study whose replicates have the metrics of SURPRISE and LENGTH, described or not."""
-    stores = Stores.under(tmp_path_factory.mktemp("store"))
+    stores = fresh_stores(tmp_path_factory.mktemp("store"))
     write_study(stores, sweep_spec(weights=WEIGHTS, replicates=2), falling, tmp_path_factory.mktemp("files"))
     add_metric(stores, "made-up", SURPRISE.name, per_weight=-0.01)
     add_metric(stores, "made-up", LENGTH.name, per_weight=-0.02)

@@ -23,6 +23,7 @@ from analysis.text import with_interval
 from study.record.stores import Stores
 from study.record.writer import RecordWriter
 from tests.analysis.in_memory import OBJECTIVES, record_in_memory
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import falling, sweep_spec, write_study
 
 WEIGHTS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
@@ -30,7 +31,7 @@ WEIGHTS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
-    stores = Stores.under(tmp_path_factory.mktemp("store"))
+    stores = fresh_stores(tmp_path_factory.mktemp("store"))
     write_study(stores, sweep_spec(weights=WEIGHTS), falling, tmp_path_factory.mktemp("files"))
     return stores
 

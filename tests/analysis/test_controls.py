@@ -14,6 +14,7 @@ from analysis.pareto import as_optuna_study
 from analysis.sweeps import find_sweeps
 from analysis.text import summary_rows, trial_rows
 from study.record.stores import Stores
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import sweep_spec, write_study
 from trainables.trial import TrialConfig
 
@@ -43,7 +44,7 @@ def written(stores: Stores, folder: Path, name: str, **space: object) -> StudyRe
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
-    return Stores.under(tmp_path_factory.mktemp("store"))
+    return fresh_stores(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from analysis.description import Description, Dimension, Measure, Outcome, undes
 from analysis.layout import Artifact
 from study.record.stores import Stores
 from tests.analysis.described import describe, description_with
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import falling, runs_of, sweep_spec, write_study
 
 # A later step than any in the record.
@@ -24,7 +25,7 @@ LAST = 10_000
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
     """A study that every test here describes anew."""
-    stores = Stores.under(tmp_path_factory.mktemp("store"))
+    stores = fresh_stores(tmp_path_factory.mktemp("store"))
     write_study(stores, sweep_spec(weights=(0, 1, 2), replicates=2), falling, tmp_path_factory.mktemp("files"))
     return stores
 

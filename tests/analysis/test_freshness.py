@@ -12,12 +12,13 @@ from mlflow.tracking import MlflowClient
 from analysis import AnalysisError, StudyRecord, read_record, write_report
 from analysis.freshness import ReportSource, Summary, read_summary, report_is_current
 from study.record.stores import Stores
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import falling, runs_of, sweep_spec, write_study
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
-    stores = Stores.under(tmp_path_factory.mktemp("store"))
+    stores = fresh_stores(tmp_path_factory.mktemp("store"))
     write_study(stores, sweep_spec(weights=(0, 1, 2), replicates=2), falling, tmp_path_factory.mktemp("files"))
     return stores
 

@@ -19,6 +19,7 @@ from study.record.stores import Stores
 from tests.analysis.described import describe, description_with
 from tests.analysis.open_space import every_field, sweep_of, write_trials
 from tests.kept import CONTROLS, SEARCH, unpack_kept_record
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import runs_of
 
 WEIGHTS = (0.0, 1.0, 2.0, 5.0, 10.0)
@@ -27,7 +28,7 @@ WEIGHTS = (0.0, 1.0, 2.0, 5.0, 10.0)
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
     """Studies of one store; `shared` has the first weights of `wide`."""
-    stores = Stores.under(tmp_path_factory.mktemp("store"))
+    stores = fresh_stores(tmp_path_factory.mktemp("store"))
     files = tmp_path_factory.mktemp("files")
 
     def level(config: Any, index: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ import pytest
 
 from analysis import AnalysisError, StudyRecord, read_record, write_report
 from analysis.__main__ import main
-from analysis.table import NO_ESTIMATE
+from analysis.layout import NO_ESTIMATE
 from tests.kept import CONTROLS, REESTIMATED, SEARCH, KeptRecord, unpack_kept_record
 
 # The standard error over chains then had the name of that over replicates.

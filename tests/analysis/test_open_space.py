@@ -22,6 +22,7 @@ from analysis.text import summary_rows, trial_rows
 from analysis.values import differs, for_parquet, groups, is_same, sortable, tidy
 from study.record.stores import Stores
 from tests.analysis.open_space import every_field, record_of, sweep_of, write_trials
+from tests.study.stores import fresh_stores
 
 WEIGHTS = (0.0, 1.0, 2.0, 5.0, 10.0)
 KERNEL = Dimension(name="kernel", meaning="Size of the kernels.", role="network")
@@ -40,7 +41,7 @@ values_of_any_kind = st.one_of(
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
-    return Stores.under(tmp_path_factory.mktemp("store"))
+    return fresh_stores(tmp_path_factory.mktemp("store"))
 
 
 def test_columns_are_the_usual_ones_and_every_field_in_which_the_trials_differ(stores: Stores, tmp_path: Path) -> None:

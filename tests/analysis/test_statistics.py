@@ -27,7 +27,7 @@ def test_paired_differences_take_out_what_the_seeds_share() -> None:
     of_seed = rng.normal(scale=10, size=8)
     baseline = pd.Series(of_seed, index=range(8))
     treated = pd.Series(of_seed - 1 + rng.normal(scale=0.1, size=8), index=range(8))[::-1]
-    difference = mean_difference(treated - baseline)
+    difference = mean_difference((treated - baseline).to_numpy())
     assert difference is not None
     reference = stats.ttest_rel(treated.sort_index(), baseline)
     assert difference.mean == pytest.approx(-1, abs=0.15)
@@ -36,7 +36,7 @@ def test_paired_differences_take_out_what_the_seeds_share() -> None:
 
 
 def test_seeds_without_a_partner_are_left_out() -> None:
-    difference = mean_difference(pd.Series([1.0, 2.0, 9.0], index=[0, 1, 5]) - pd.Series([0.0, 1.5], index=[0, 1]))
+    difference = mean_difference(np.array([1.0, 0.5, np.nan]))
     assert difference is not None
     assert (difference.pairs, difference.mean) == (2, 0.75)
-    assert mean_difference(pd.Series([0.0], index=[0])) is None
+    assert mean_difference(np.array([0.0])) is None

@@ -11,6 +11,7 @@ from analysis.layout import Artifact, Level, Tag
 from analysis.tracking import open_study, runs_at
 from study.record.stores import Stores
 from tests.analysis.open_space import sweep_of, write_trials
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import runs_of
 
 STUDY = "growing"
@@ -42,7 +43,7 @@ class Grown:
 @pytest.fixture
 def grown(tmp_path: Path) -> Grown:
     """Three runs of one trial, one under the other in no way yet."""
-    stores = Stores.under(tmp_path / "store")
+    stores = fresh_stores(tmp_path / "store")
     runs: list[str] = []
     for replicates in (1, 2, 3):
         (config,) = sweep_of((1.0,), seeds=tuple(range(replicates)))

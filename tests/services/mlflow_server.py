@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from tests.services.postgresql import free_port
 
@@ -49,3 +50,37 @@ def wait_until_it_answers(url: str) -> None:
                 return
         time.sleep(0.5)
     raise AssertionError(f"{url} did not answer")
+
+
+class RestartableMLflow:
+    """A server with a folder of its own that can be killed and started again at the same address."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(exist_ok=True)
+        port = free_port()
+        self.uri = f"http://127.0.0.1:{port}"
+        self.database = (folder / "mlflow.db").resolve()
+        self._command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{self.database}", "--artifacts-destination", str(folder / "files")),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, wait: bool = True) -> None:
+        """Start it; wait until it answers."""
+        self._process = subprocess.Popen(
+            self._command,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        if wait:
+            wait_until_it_answers(f"{self.uri}/health")
+
+    def kill(self) -> None:
+        """Kill it, if it runs."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None

@@ -1,6 +1,5 @@
 """A study recorded by an MLflow server that asks for a login."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -83,33 +82,3 @@ def test_a_study_is_recorded_with_the_login_of_the_environment_which_is_nowhere_
     for text in (ran.out, ran.err, analysed.out, analysed.err):
         assert PASSWORD not in text
         assert PASSWORD.replace("/", "%2F") not in text
-
-
-def test_a_server_that_stops_answering_is_tried_again_visibly_and_ends_the_study(tmp_path: Path) -> None:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    write_study(tmp_path, trials=6, epochs=40)
-    # What a user may set; the service's own settings would take a minute here.
-    variables = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
-    options = ("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files"))
-    from tests.services.studies import command, environment
-
-    with running_mlflow(*options) as uri:
-        process = subprocess.Popen(
-            command("--tracking-uri", uri, "--runner", "local"),
-            cwd=tmp_path,
-            env=environment(variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("[1/6"):
-                break
-    out, error = process.communicate(timeout=200)
-    assert process.returncode == 2, error
-    assert "The server does not answer, trying again: the connection is refused" in " ".join(out.split())
-    assert error.startswith("error: the MLflow record at ")
-    assert "the connection is refused" in error
-    assert "finished trials are kept" in error

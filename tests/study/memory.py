@@ -50,7 +50,7 @@ class MemoryRecord:
             key,
             state="FINISHED",
             status=outcome.status,
-            rlct_verdict=outcome.rlct.verdict,
+            rlct_verdict=outcome.rlct_verdict,
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         )
 

@@ -37,15 +37,16 @@ class Nodes:
         """The address of the head."""
         return (self.folder / "ray_current_cluster").read_text().strip()
 
-    def start(self, name: str, cpus: int = 1, before: Sequence[str] = ()) -> None:
+    def start(self, name: str, cpus: int = 1, before: Sequence[str] = (), labels: str = "") -> None:
         """Start a node, the head first, and wait until it is up.
 
-        `before` is a command that runs the command which follows it.
+        `before` is a command that runs the command which follows it; `labels` are as `ray start` takes them.
         """
         place = ["--head", "--port=0", "--include-dashboard=false", f"--temp-dir={self.folder}"]
         if self.processes:
             place = [f"--address={self.address}"]
         options = [f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1", f"--node-name={name}", "--block"]
+        options += [f"--labels={labels}"] if labels else []
         self.processes[name] = subprocess.Popen(
             [*before, RAY, "start", *place, *options],
             env=self.environment,

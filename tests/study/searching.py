@@ -42,11 +42,12 @@ def drive_side_by_side(
     chance: random.Random,
     outcome: Callable[[TrialConfig], Outcome],
     dies_after: int | None = None,
+    hear: Callable[[Suggestion], None] = lambda suggestion: None,
 ) -> dict[int, str]:
     """Drive a search from whatever an earlier driver left, several trials side by side; return the keys by place.
 
     By chance, trials take their turn in beginning and in ending, fail to begin, or are told to Optuna too late. The
-    driver dies when so many trials have ended.
+    driver dies when so many trials have ended. `hear` is given every trial that begins.
     """
     search = take_up(spec, storage, record, workers)
     suggested: list[Suggestion] = []  # not begun yet
@@ -65,6 +66,7 @@ def drive_side_by_side(
             return {trial.place: trial.key for trial in record.trials() if trial.place is not None}
         if suggested and (not running or chance.random() < 0.6):
             begins = suggested.pop(chance.randrange(len(suggested)))
+            hear(begins)
             search.start(begins, record.start_trial(begins.key, begins.config, begins.place))
             running.append(begins)
             continue

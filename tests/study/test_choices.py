@@ -3,6 +3,7 @@
 import random
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,13 +15,14 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from study.engine.execute import note_on_workers
-from study.record.outcome import Outcome
+from study.record.outcome import Outcome, Stop
 from study.search.choices import lag_of
 from study.search.search import WAIT, Suggestion
 from study.spec import StudySpec, build_spec
 from tests.study.memory import MemoryRecord
 from tests.study.searching import RUN, drive_side_by_side, take_up
 from tests.study.synthetic import DIGEST, falling, make_outcome
+from trainables.outcomes import STOPPED_EARLY
 from trainables.trial import TrialConfig
 
 MEASURES = ("val_accuracy", "weight_std", "rlct", "rlct_chain_se")
@@ -146,6 +148,62 @@ def test_a_search_that_dies_again_and_again_is_the_undisturbed_one(
         drive_side_by_side(spec, InMemoryStorage(), record, workers, chance, outcome, dies_after)
     keys = drive_side_by_side(spec, InMemoryStorage(), record, workers, chance, outcome)
     assert [keys[place] for place in range(TRIALS)] == keys_of(spec, workers, seed=0)
+
+
+@pytest.mark.parametrize(("sampler", "space"), [*SAMPLERS, CMAES], ids=name_of)
+def test_every_sampler_goes_on_where_most_trials_are_stopped_early(
+    sampler: dict[str, Any], space: dict[str, Any]
+) -> None:
+    def mostly_stopped(config: TrialConfig) -> Outcome:
+        if config.self_model.aux_weight < 1:
+            return outcome(config)
+        stopped = make_outcome(config, falling, STOPPED_EARLY, measures=("val_accuracy", "weight_std"))
+        return replace(stopped, rlct=None, stop=Stop("dominated at epoch 1 by trial 1a2b3c4d", ""))
+
+    spec, storage, record = make_spec(sampler, space), InMemoryStorage(), MemoryRecord()
+    chance = random.Random(0)
+    drive_side_by_side(spec, storage, record, 2, chance, mostly_stopped, dies_after=6)
+    keys = drive_side_by_side(spec, storage, record, 2, chance, mostly_stopped)
+    assert len(set(keys.values())) == TRIALS
+    states = [trial.state for trial in optuna.load_study(study_name="chosen", storage=storage).trials]
+    assert states.count(TrialState.PRUNED) > 1
+    assert states.count(TrialState.PRUNED) + states.count(TrialState.COMPLETE) == TRIALS
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_a_trial_has_the_same_rivals_whatever_ends_first_and_wherever_the_search_died(name: str, workers: int) -> None:
+    spec = make_spec({"name": name}, WITH_CONDITIONS, stopping={"rule": "dominated", "from_epoch": 1})
+
+    def rivals_of(seed: int, dies_after: int | None = None) -> dict[int, tuple[str, ...]]:
+        chance, record, storage = random.Random(seed), MemoryRecord(), InMemoryStorage()
+        rivals: dict[int, tuple[str, ...]] = {}
+
+        def hear(suggestion: Suggestion) -> None:
+            assert rivals.setdefault(suggestion.place, suggestion.rivals) == suggestion.rivals, "it began again"
+
+        if dies_after is not None:
+            drive_side_by_side(spec, storage, record, workers, chance, outcome, dies_after, hear)
+        drive_side_by_side(spec, InMemoryStorage(), record, workers, chance, outcome, hear=hear)
+        return rivals
+
+    undisturbed = rivals_of(seed=0)
+    assert undisturbed.keys() == set(range(TRIALS))
+    listed = range(len(list(spec.listed())))
+    assert not any(undisturbed[place] for place in listed), "listed trials run to their end"
+    assert [bool(undisturbed[place]) for place in range(len(listed), TRIALS)] == [
+        place >= lag_of(workers) for place in range(len(listed), TRIALS)
+    ]
+    for seed in range(1, 4):
+        assert rivals_of(seed) == undisturbed
+    for dies_after in (1, 5, 9, 12):
+        assert rivals_of(dies_after, dies_after) == undisturbed
+
+
+def test_a_random_search_with_early_stopping_waits_as_others_do() -> None:
+    stopping = {"rule": "dominated", "from_epoch": 1}
+    _, given_out = ask(make_spec({"name": "random"}, WITH_CONDITIONS, trials=40, stopping=stopping), workers=2)
+    assert len(given_out) == lag_of(2)
 
 
 def ask(spec: StudySpec, workers: int) -> tuple[Any, list[Suggestion]]:

@@ -33,7 +33,7 @@ rlct: {draws: 8, chains: 2, batch_size: 32}
 observer: {epochs: 0}
 """
 # Long enough for others to look at it while it runs.
-LONG = SMALL.replace("epochs: 2}", "epochs: 200}").replace("[0, 1, 2]", "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]")
+LONG = SMALL.replace("epochs: 2}", "epochs: 200}").replace("[0, 1, 2]", str(list(range(10))))
 FINISHED, RUNNING = (f"tags.level = 'trial' and attributes.status = '{status}'" for status in ("FINISHED", "RUNNING"))
 RUN_LOCAL = ("--runner", "local")
 
@@ -86,6 +86,7 @@ def test_the_status_of_a_study_that_ended_has_its_counts_its_best_and_why_trials
         "to_run": 0,
         "to_grow": 0,
         "outside": 0,
+        "stopped_early": 0,
     }
     (broken,) = seen["failed"]
     assert broken["name"] == "1x8 aux 1 target 1"
@@ -115,12 +116,42 @@ def test_trials_that_a_grid_no_longer_lists_are_counted_apart(
     where = ("--store", str(stores.root))
     _, seen = looked_at(capfd, "status", "made-up", *where)
     counts = {"total": 3, "finished": 2, "failed": 0, "running": 0, "to_run": 1, "to_grow": 2, "outside": 2}
-    assert seen["trials"] == counts
+    assert seen["trials"] == counts | {"stopped_early": 0}
     (best,) = [each for each in seen["best"] if each["objective"] == "val_accuracy"]
     assert best["value"] == pytest.approx(0.51), "of the trials that the study has now"
     assert main(["status", "made-up", *where]) == 0
     printed = " ".join(capfd.readouterr().out.split())
     assert "2 of 3 finished, 0 failed, 0 running, 1 to run; 2 more outside the study's space" in printed
+
+
+@pytest.mark.parametrize("is_reached", [True, False], ids=["record there", "record away"])
+def test_the_status_says_how_many_results_wait_for_the_record_and_where(
+    is_reached: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stores = Stores.under(tmp_path / "runs")
+    spec = sweep_spec(weights=(0, 1), replicates=2)
+    record = write_study(stores, spec, falling, tmp_path / "files")
+    for config in spec.listed():
+        ended = record.ended_trial(config.key(DIGEST), config)
+        record.outbox.put(ended, make_outcome(config, falling), tmp_path / "files")
+    where = ["--store", str(stores.root)]
+    waits = f"2 result(s) wait for the record in {stores.root}/outbox/made-up: the driver, or the same command later,"
+    if not is_reached:
+        where += ["--tracking-uri", "http://127.0.0.1:9"]
+        assert main(["status", "made-up", *where]) == main(["status", "made-up", "--json", *where]) == 2
+        output, error = capfd.readouterr()
+        assert output == ""
+        assert error.count("http://127.0.0.1:9 cannot be used: the connection is refused") == 2
+        assert " ".join(error.split()).count(waits) == 2
+        return
+    _, seen = looked_at(capfd, "status", "made-up", *where)
+    assert seen["waiting"] == {"results": 2, "place": f"{stores.root}/outbox/made-up"}
+    assert main(["status", "made-up", *where]) == 0
+    assert waits in " ".join(capfd.readouterr().out.split())
+    with record.held():
+        pass
+    _, seen = looked_at(capfd, "status", "made-up", *where)
+    assert seen["waiting"] == {"results": 0, "place": None}
 
 
 @pytest.mark.parametrize("how", ["number", "key", "name"])
@@ -240,7 +271,7 @@ def test_list_and_status_of_a_store_without_studies_of_two_that_died_and_of_one_
     assert seen["state"] == "running"
     assert seen["driver"]["command"] == "study/run.py third"
     counts = {"total": 2, "finished": 1, "failed": 0, "running": 1, "to_run": 0, "to_grow": 0, "outside": 0}
-    assert seen["trials"] == counts
+    assert seen["trials"] == counts | {"stopped_early": 0}
     (running,) = seen["running"]
     assert (running["number"], running["stage"], running["host"]) == (2, "epoch 7/60", "node-7")
     assert seen["trials_per_hour"] > 0
@@ -259,7 +290,7 @@ def driver(folder: Path) -> Iterator["subprocess.Popen[str]"]:
     try:
         stores = Stores.under(folder / "runs")
         while not (_exists(stores) and runs_of(stores, "long", RUNNING)):
-            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert process.poll() is None, process.communicate()
             time.sleep(0.2)
         yield process
     finally:

@@ -1,5 +1,6 @@
 """Whatever a study file or a command line holds, the answer is one clear error or a valid study."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from study.commands.options import parse_options
 from study.errors import StudyError
 from study.shown import plain
 from study.spec import StudySpec, build_spec, read_study
+from study.spec.budget import BudgetConfig
 from study.spec.trials import MOST_LISTED
-from tests.study.wild import command_lines, spacious_studies, studies, yaml_files
+from tests.study.wild import command_lines, limited_studies, spacious_studies, studies, yaml_files
 
 # The same examples every time, so that a failure is one of the change at hand.
 quickly = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -70,6 +72,18 @@ def test_wild_fields_are_a_valid_study_or_one_error(raw: dict[Any, Any]) -> None
 @settings(quickly, max_examples=150)
 def test_wild_spaces_are_a_valid_study_or_one_error(raw: dict[Any, Any]) -> None:
     assert check_fields(raw) in ("valid", "refused")
+
+
+@given(limited_studies)
+@settings(quickly, max_examples=150)
+def test_wild_budgets_are_a_valid_study_or_one_error(raw: dict[Any, Any]) -> None:
+    answer = check_fields(raw)
+    assert answer in ("valid", "refused")
+    if answer == "valid":
+        budget = build_spec(raw, "wild").budget
+        # What is written into the record is read from it again.
+        assert BudgetConfig(**json.loads(json.dumps(budget.model_dump(mode="json")))) == budget
+        assert 0 <= budget.cost({"small": 1.0, "": 2.0, "another": 0.0}) < float("inf")
 
 
 @given(content=yaml_files())

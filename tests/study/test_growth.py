@@ -27,6 +27,7 @@ from study.record.writer import RecordWriter
 from study.spec import StudySpec, build_spec
 from tests.kept import CONTROLS, unpack_kept_record
 from tests.study.conftest import RUNNERS_WITH_SERVICES, RayCluster
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import runs_of
 from tests.study.test_runners import STUDY, Heard
 from trainables.checkpoint import load_checkpoint
@@ -142,7 +143,7 @@ def assert_same_files(file: Callable[[str], Path], expected: Callable[[str], Pat
 @pytest.fixture(scope="module")
 def at_once(digits: TaskData, tmp_path_factory: pytest.TempPathFactory) -> Stores:
     """The study with four replicates, run at once."""
-    stores = Stores.under(tmp_path_factory.mktemp("at-once"))
+    stores = fresh_stores(tmp_path_factory.mktemp("at-once"))
     run(spec_of(4), digits, stores)
     return stores
 
@@ -151,7 +152,7 @@ def at_once(digits: TaskData, tmp_path_factory: pytest.TempPathFactory) -> Store
 def test_a_study_that_grows_runs_the_new_seeds_alone_and_has_what_it_would_have_had_at_once(
     kind: str, digits: TaskData, at_once: Stores, ray_cluster: RayCluster, tmp_path: Path
 ) -> None:
-    grown = Stores.under(tmp_path)
+    grown = fresh_stores(tmp_path)
     address = ray_cluster.address if kind == "ray" else None
     run(spec_of(2), digits, grown)
     first = replicates_of(grown)
@@ -172,7 +173,7 @@ def test_a_study_that_grows_runs_the_new_seeds_alone_and_has_what_it_would_have_
 
 
 def test_a_study_grows_in_steps(digits: TaskData, tmp_path: Path) -> None:
-    grown, at_once = Stores.under(tmp_path / "grown"), Stores.under(tmp_path / "at-once")
+    grown, at_once = fresh_stores(tmp_path / "grown"), fresh_stores(tmp_path / "at-once")
     for replicates in (2, 3, 5):
         run(spec_of(replicates, **ONE), digits, grown)
     run(spec_of(5, **ONE), digits, at_once)
@@ -181,7 +182,7 @@ def test_a_study_grows_in_steps(digits: TaskData, tmp_path: Path) -> None:
 
 
 def test_fewer_replicates_than_there_are_leave_nothing_to_do(digits: TaskData, tmp_path: Path) -> None:
-    stores = Stores.under(tmp_path)
+    stores = fresh_stores(tmp_path)
     run(spec_of(3, **ONE), digits, stores)
     before = {key: trial.info.run_id for key, trial in trials_of(stores).items()}
     assert plan_of(spec_of(2, **ONE), digits, stores).to_do == 0
@@ -195,7 +196,7 @@ def test_replicates_that_stop_at_a_loss_keep_their_values_up_to_the_last_epoch(
 ) -> None:
     # The first seeds stop earlier than others.
     stopping = {"epochs": 12, "until_loss": 0.6}
-    grown, at_once = Stores.under(tmp_path / "grown"), Stores.under(tmp_path / "at-once")
+    grown, at_once = fresh_stores(tmp_path / "grown"), fresh_stores(tmp_path / "at-once")
     space = {"design": [{"aux_weight": 0}], "training": stopping}
     for replicates in (1, 2, 4):
         run(spec_of(replicates, **space), digits, grown)
@@ -215,7 +216,7 @@ def failing_deletion(client: MlflowClient, run_id: str) -> None:
 def test_a_driver_that_dies_before_it_deletes_the_earlier_run_leaves_the_new_one_in_its_place(
     digits: TaskData, tmp_path: Path
 ) -> None:
-    stores, spec = Stores.under(tmp_path), spec_of(3, **ONE)
+    stores, spec = fresh_stores(tmp_path), spec_of(3, **ONE)
     run(spec_of(2, **ONE), digits, stores)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MlflowClient, "delete_run", failing_deletion)
@@ -238,7 +239,7 @@ def test_a_driver_that_dies_before_it_deletes_the_earlier_run_leaves_the_new_one
 def test_a_trial_that_is_interrupted_while_it_grows_stays_as_it_was_and_grows_next_time(
     digits: TaskData, tmp_path: Path
 ) -> None:
-    stores, spec = Stores.under(tmp_path), spec_of(3, **TWO)
+    stores, spec = fresh_stores(tmp_path), spec_of(3, **TWO)
     run(spec_of(2, **TWO), digits, stores)
     before = trials_of(stores)
     trial_by_trial = iter([None, KeyboardInterrupt()])
@@ -267,7 +268,7 @@ def test_a_trial_that_is_interrupted_while_it_grows_stays_as_it_was_and_grows_ne
 def test_a_trial_whose_earlier_result_cannot_be_merged_stays_as_it_was_and_the_others_grow(
     damage: str, digits: TaskData, tmp_path: Path
 ) -> None:
-    stores, spec = Stores.under(tmp_path), spec_of(3, **TWO)
+    stores, spec = fresh_stores(tmp_path), spec_of(3, **TWO)
     run(spec_of(2, **TWO), digits, stores)
     key, broken = next(iter(trials_of(stores).items()))
     (file,) = stores.root.rglob(f"{broken.info.run_id}/artifacts/{Artifact.CHECKPOINT}")
@@ -307,7 +308,7 @@ SEARCHED: dict[str, Any] = {
 def test_a_searched_study_grows_before_new_trials_are_searched(
     kind: str, digits: TaskData, ray_cluster: RayCluster, tmp_path: Path
 ) -> None:
-    stores = Stores.under(tmp_path)
+    stores = fresh_stores(tmp_path)
     run(spec_of(1, **SEARCHED), digits, stores)
     first = list(trials_of(stores))
     spec = spec_of(2, **SEARCHED | {"trials": 4})
@@ -342,6 +343,8 @@ def test_a_record_of_an_earlier_version_grows(
         earlier, now = before[key], RecordReader(stores, CONTROLS).outcome(trial)
         assert earlier is not None
         assert now is not None
+        assert now.rlct is not None
+        assert earlier.rlct is not None
         assert now.rlct.per_chain[:2] == earlier.rlct.per_chain
         assert now.measurements["val_accuracy"][:2] == earlier.measurements["val_accuracy"]
         assert all(np.isfinite(now.measurements["rlct_chain_se"]))

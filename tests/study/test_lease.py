@@ -20,8 +20,8 @@ from analysis.layout import ExperimentTag
 from study.errors import StudyError
 from study.record import lease as lease_module
 from study.record.lease import ExperimentTags, HeldError, Holder, Lease, LeaseLostError, StopRequest, holders_in
-from study.record.stores import Stores
 from study.record.writer import RecordWriter
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import DIGEST, sweep_spec
 
 INTERVAL = 1.0
@@ -31,7 +31,7 @@ SILENCE = INTERVAL * lease_module.PATIENCE
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> RecordWriter:
     """A study in a real MLflow store; its leases are the tests' own."""
-    record = RecordWriter(Stores.under(tmp_path_factory.mktemp("store")), "made-up")
+    record = RecordWriter(fresh_stores(tmp_path_factory.mktemp("store")), "made-up")
     record.begin()
     return record
 

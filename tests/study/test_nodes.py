@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 
 import study
+from study.record.reader import RecordReader
 from study.record.stores import Stores
 from tests.study.nodes import Nodes, cluster_of_nodes
 from tests.study.synthetic import runs_of
@@ -18,12 +20,14 @@ from tests.study.synthetic import runs_of
 pytestmark = pytest.mark.services
 
 CHECKOUT = Path(study.__file__).parents[1]
-NODES = ("first", "second", "third")
+# The type of each node, as its owner has labelled it, and the price of an hour of each type.
+NODES = {"first": "small", "second": "large", "third": ""}
+PRICES = {"small": 0.5, "large": 2.0, "default": 7.0}
 TRIALS = 9
 MINUTE = 60
 
 
-def start_study(nodes: Nodes, folder: Path, trials: int, epochs: int) -> "subprocess.Popen[bytes]":
+def start_study(nodes: Nodes, folder: Path, trials: int, epochs: int, *options: str) -> "subprocess.Popen[bytes]":
     """Start a study of so many trials on digits as a user does, on the cluster."""
     file = folder / "nodes.yaml"
     spec = {
@@ -37,10 +41,12 @@ def start_study(nodes: Nodes, folder: Path, trials: int, epochs: int) -> "subpro
         "training": {"epochs": epochs},
         "rlct": {"draws": 10, "chains": 2, "batch_size": 32},
         "observer": {"epochs": 0},
+        # No trial may fail: that its node is lost is no failure.
+        "budget": {"prices": PRICES, "money": 100, "max_failed_trials": 0},
     }
     file.write_text(yaml.safe_dump(spec))
-    options = ["--store", str(folder), "--address", nodes.address]
-    command = [sys.executable, str(CHECKOUT / "study/run.py"), str(file), *options]
+    where = ["--store", str(folder), "--address", nodes.address]
+    command = [sys.executable, str(CHECKOUT / "study/run.py"), str(file), *where, *options]
     with output_of(folder).open("wb") as output:
         return subprocess.Popen(command, env=nodes.environment, stdout=output, stderr=subprocess.STDOUT)
 
@@ -57,9 +63,9 @@ def test_a_study_on_three_nodes_is_complete_although_one_is_killed_half_way(tmp_
         return Counter(run.data.tags["node"] for run in runs if run.info.status == "FINISHED")
 
     with cluster_of_nodes() as nodes:
-        for name in NODES:
-            nodes.start(name)
-        driver = start_study(nodes, tmp_path, TRIALS, epochs=150)
+        for name, node_type in NODES.items():
+            nodes.start(name, labels=f"node-type={node_type}" if node_type else "")
+        driver = start_study(nodes, tmp_path, TRIALS, 150, "--snapshot-interval", "0.2")
         before: Counter[str] = Counter()
         running = 0
         # Until every node has finished a trial and has another one.
@@ -74,19 +80,32 @@ def test_a_study_on_three_nodes_is_complete_although_one_is_killed_half_way(tmp_
         driver.wait(timeout=10 * MINUTE)
     assert driver.returncode == 0, output_of(tmp_path).read_text()
     runs = runs_of(stores, "nodes", "tags.level = 'trial'")
-    assert Counter(run.info.status for run in runs) == {"FINISHED": TRIALS, "KILLED": 1}
+    assert Counter(run.info.status for run in runs) == {"FINISHED": TRIALS}
     assert len({run.data.tags["trial_key"] for run in runs}) == TRIALS
-    # The trial that the node was running has been trained again, from its first epoch, on another one.
-    (killed,) = (run for run in runs if run.info.status == "KILLED")
-    (again,) = (
-        run
-        for run in runs
-        if run.info.status == "FINISHED" and run.data.tags["trial_key"] == killed.data.tags["trial_key"]
-    )
+    # The trial that the node was running has gone on on another one.
+    (again,) = (run for run in runs if "supersedes" in run.data.tags)
+    killed = MlflowClient(stores.tracking_uri).get_run(again.data.tags["supersedes"])
+    assert (killed.info.status, killed.info.lifecycle_stage) == ("KILLED", "deleted")
     assert again.info.start_time > killed.info.start_time
     after = finished(runs)
     (dead,) = (node for node, count in after.items() if count == before[node])
     assert again.data.tags["node"] != dead
+    assert not [file for file in (tmp_path / "ray" / "nodes" / "snapshots").rglob("*") if file.is_file()]
+    # Every trial has had the whole node, at the price of the node's type; that without a type at the default price.
+    record = RecordReader(stores, "nodes")
+    assert Counter(run.data.tags.get("node_type", "") for run in runs).keys() == set(NODES.values())
+    assert (
+        len({(run.data.tags["node"], run.data.tags.get("node_type", "")) for run in runs if "node" in run.data.tags})
+        == 3
+    )
+    hours = dict.fromkeys(NODES.values(), 0.0)
+    for trial in record.trials():
+        assert trial.allotment.node_share == 1
+        hours[trial.allotment.node_type] += (trial.ended - trial.started) / 3600
+    # So has the try that was interrupted.
+    hours[killed.data.tags.get("node_type", "")] += (killed.info.end_time - killed.info.start_time) / 3_600_000
+    cost = hours["small"] * 0.5 + hours["large"] * 2.0 + hours[""] * 7.0
+    assert record.budget().cost(record.usage().node_hours) == pytest.approx(cost)
 
 
 def test_a_node_with_another_version_of_the_code_is_refused_by_name(tmp_path: Path) -> None:

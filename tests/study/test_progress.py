@@ -1,5 +1,6 @@
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -8,9 +9,11 @@ from study.commands.views.durations import format_seconds
 from study.commands.views.progress import StudyProgress
 from study.engine.plan import Plan
 from study.engine.runner import StudyData
+from study.record.outcome import Stop
 from study.search.search import Suggestion
 from study.spec import StudySpec
 from tests.study.synthetic import falling, make_outcome, sweep_spec
+from trainables.outcomes import STOPPED_EARLY
 from trainables.tasks import TaskData
 from trainables.trial import TrialConfig
 
@@ -47,6 +50,26 @@ def test_on_a_terminal_it_shows_counts_running_trials_the_best_and_the_time_left
     # Output of libraries is not above the display: it goes to stdout, in a study to the log.
     assert "what Ray prints" not in output
     assert "what Ray prints" in capsys.readouterr().out
+
+
+def test_a_trial_that_was_stopped_early_is_counted_and_says_why(spec: StudySpec, digits: TaskData) -> None:
+    plan = Plan(spec, {"digits": StudyData(digits, "digest")}, {})
+    lines = io.StringIO()
+    with StudyProgress(plan, Console(file=lines)) as progress:
+        first, second, *_ = trials_of(plan)
+        for trial in (first, second):
+            progress.started(trial)
+        stop = Stop("dominated at epoch 7 by trial 1a2b3c4d", "the rule")
+        stopped = make_outcome(first.config, falling, STOPPED_EARLY, measures=("val_accuracy", "weight_std"))
+        progress.finished(first, replace(stopped, rlct=None, stop=stop))
+        progress.finished(second, make_outcome(second.config, falling))
+    _, early, late = lines.getvalue().splitlines()
+    assert early == (
+        "[1/4, 1 running, 0 failed, 1 stopped early, time left: not known yet] 1x16 aux 0 stopped early: dominated at "
+        "epoch 7 by trial 1a2b3c4d"
+    )
+    assert late.startswith("[2/4, 0 running, 0 failed, 1 stopped early, about ")
+    assert "best so far: val_accuracy 0.9" in late
 
 
 def test_a_collapsed_trial_is_marked_and_never_the_best(spec: StudySpec, digits: TaskData) -> None:

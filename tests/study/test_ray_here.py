@@ -3,6 +3,8 @@
 import os
 import signal
 import stat
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from study.engine.guardian import MARK, PATIENCE, marked
 from study.record.stores import Stores
 from tests.study.commands import Command, still_running
 from tests.study.synthetic import runs_of
@@ -70,18 +73,53 @@ def test_no_process_outlives_a_driver_that_is_killed(killed: Killed) -> None:
     assert killed.left == []
 
 
-def test_the_death_of_rays_server_is_one_message_and_closes_the_record(tmp_path: Path) -> None:
-    with Command.run_study(tmp_path, "--concurrent", "1", epochs=20) as command:
+def mark_of_server(processes: list[psutil.Process]) -> str | None:
+    """The mark of the driver's guardian in Ray's server, once that is there."""
+    for process in processes:
+        # A process that has just begun has no environment yet.
+        with suppress(psutil.Error):
+            if process.name() == "gcs_server" and MARK in process.environ():
+                return process.environ()[MARK]
+    return None
+
+
+def test_no_process_outlives_a_driver_that_is_killed_while_ray_starts(tmp_path: Path) -> None:
+    with Command.run_study(tmp_path) as command:
+        command.wait_for("starting Ray")
+        while not (mark := mark_of_server(command.children())):
+            assert command.process.poll() is None, command.end()
+        command.kill()
+    # Among them are those that started after this look at the children.
+    end = time.monotonic() + PATIENCE
+    while (left := marked(mark)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("gcs_server", "the server of Ray on this machine (GCS)"), ("raylet", "Ray's process on this machine (raylet)")],
+)
+def test_the_death_of_ray_is_one_message_and_the_same_command_goes_on(name: str, what: str, tmp_path: Path) -> None:
+    with Command.run_study(tmp_path, "--concurrent", "1", epochs=5) as command:
         command.wait_for("[1/6")
         children = command.children()
-        (server,) = [child for child in children if child.name() == "gcs_server"]
-        server.send_signal(signal.SIGKILL)
+        (process,) = [child for child in children if child.name() == name]
+        process.send_signal(signal.SIGKILL)
         assert command.end() == 2, command.printed
-    assert "error: the server of Ray on this machine (GCS) has died" in command.text
+    assert f"error: {what} has died" in command.text
     assert "run the same command again" in command.text
     assert "Traceback" not in command.text
-    runs = runs_of(Stores.under(tmp_path / "runs"), "small", "attributes.status = 'RUNNING'")
-    assert runs == []
-    (study,) = runs_of(Stores.under(tmp_path / "runs"), "small", "tags.level = 'study'")
+    stores = Stores.under(tmp_path / "runs")
+    assert runs_of(stores, "small", "attributes.status = 'RUNNING'") == []
+    (study,) = runs_of(stores, "small", "tags.level = 'study'")
     assert study.info.status == "FAILED"
     assert still_running(children) == []
+    finished = runs_of(stores, "small", "tags.level = 'trial' and attributes.status = 'FINISHED'")
+    # Without Ray, to save time.
+    with Command.run_study(tmp_path, "--runner", "local", epochs=5) as again:
+        assert again.end() == 0, again.printed
+    trials = runs_of(stores, "small", "tags.level = 'trial'")
+    assert "FAILED" not in {run.info.status for run in trials}, "no trial is at fault"
+    assert len({run.data.tags["trial_key"] for run in trials}) == 6
+    assert {run.info.run_id for run in finished} < {run.info.run_id for run in trials if run.info.status == "FINISHED"}

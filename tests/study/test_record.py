@@ -25,6 +25,7 @@ from study.errors import StudyError
 from study.record.stores import Stores
 from study.record.writer import RecordWriter
 from study.spec import build_spec
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import DIGEST, falling, make_outcome, runs_of, sweep_spec, write_study
 from trainables.config import PROTOCOL_VERSION
 from trainables.measures import MEASURES
@@ -82,7 +83,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module", params=["sqlite", "server"])
 def stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: Server) -> Stores:
     if request.param == "sqlite":
-        return Stores.under(tmp_path_factory.mktemp("store"))
+        return fresh_stores(tmp_path_factory.mktemp("store"))
     server.wait()
     return Stores.under(tmp_path_factory.mktemp("store"), tracking_uri=server.uri)
 
@@ -162,6 +163,25 @@ def test_only_a_trial_that_was_closed_counts_as_finished(stores: Stores, study_n
     assert len(runs_of(stores, spec.name, "tags.level = 'study'")) == 1
 
 
+def test_a_run_whose_driver_died_before_it_said_which_trial_it_is_counts_as_never_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    spec = sweep_spec()
+    config = next(iter(spec.listed()))
+    record = RecordWriter(Stores.under(tmp_path), spec.name)
+    record.open_study(spec, DIGEST)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", die)
+        with pytest.raises(KeyboardInterrupt):
+            record.start_trial(config.key(DIGEST), config, place=0)
+    assert len(record.trials()) == 1
+    record.open_study(spec, DIGEST)
+    assert record.trials() == []
+
+
 def test_a_failed_trial_keeps_its_reason(stores: Stores, study_name: str) -> None:
     spec = sweep_spec(name=study_name, weights=(0, 5))
     record = RecordWriter(stores, spec.name)
@@ -234,7 +254,7 @@ def test_other_data_is_another_study(begun: Stores) -> None:
 def test_another_version_of_the_protocol_is_another_study(begun: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = sweep_spec()
     monkeypatch.setattr(study.record.protocol, "PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
-    with pytest.raises(StudyError, match=f"protocol_version: {PROTOCOL_VERSION} then, {PROTOCOL_VERSION + 1} now"):
+    with pytest.raises(StudyError, match=f"protocol version {PROTOCOL_VERSION}, here {PROTOCOL_VERSION + 1}"):
         RecordWriter(begun, spec.name).check_protocol(spec, DIGEST)
 
 
@@ -260,7 +280,7 @@ def test_a_server_that_cannot_be_reached_is_one_clear_error(tmp_path: Path) -> N
 
 def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is not a database, whatever its name says" * 100)
-    with pytest.raises(StudyError, match=r"mlflow.db cannot be used"):
+    with pytest.raises(StudyError, match=r"mlflow.db is damaged: it is no SQLite database"):
         RecordWriter(Stores.under(tmp_path), "any")
 
 

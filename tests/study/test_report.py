@@ -7,8 +7,8 @@ import pytest
 from analysis.layout import Artifact
 from study.engine.report import current_report
 from study.errors import StudyError
-from study.record.stores import Stores
 from study.record.writer import RecordWriter
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import falling, sweep_spec, write_study
 
 COMMAND = "python -m analysis made-up"
@@ -16,7 +16,7 @@ COMMAND = "python -m analysis made-up"
 
 @pytest.fixture
 def record(tmp_path: Path) -> RecordWriter:
-    return write_study(Stores.under(tmp_path / "runs"), sweep_spec(), falling, tmp_path / "files")
+    return write_study(fresh_stores(tmp_path / "runs"), sweep_spec(), falling, tmp_path / "files")
 
 
 def made(record: RecordWriter) -> float:

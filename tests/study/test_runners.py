@@ -24,6 +24,7 @@ from study.record.writer import RecordWriter
 from study.search.search import Search, Suggestion
 from study.spec import StudySpec, build_spec
 from tests.study.conftest import RayCluster
+from tests.study.stores import fresh_stores
 from tests.study.synthetic import runs_of
 from trainables.tasks import TaskData
 
@@ -72,7 +73,7 @@ def ran(
     """The same study run by every runner, each with stores of its own."""
     ran = {}
     for kind in RUNNERS:
-        stores = Stores.under(tmp_path_factory.mktemp(kind))
+        stores = fresh_stores(tmp_path_factory.mktemp(kind))
         plan = make_plan(spec, [digits], None)
         address = ray_cluster.address if kind == "ray" else None
         heard = Heard()
@@ -136,7 +137,7 @@ def test_a_watcher_hears_of_every_trial_from_its_start_to_its_end(
 def test_an_interrupt_ends_the_local_runner_and_keeps_what_has_finished(
     spec: StudySpec, digits: TaskData, tmp_path: Path
 ) -> None:
-    stores = Stores.under(tmp_path)
+    stores = fresh_stores(tmp_path)
 
     class Interrupting(Heard):
         def finished(self, trial: RunTrial, outcome: Outcome) -> None:
@@ -157,10 +158,10 @@ def test_an_interrupt_ends_the_local_runner_and_keeps_what_has_finished(
 def test_a_trial_that_the_record_has_and_optuna_could_not_be_told_of_gets_its_values_next_time(
     kind: str, spec: StudySpec, digits: TaskData, ray_cluster: RayCluster, tmp_path: Path
 ) -> None:
-    def locked(search: Search, suggestion: Suggestion, outcome: Outcome) -> None:
+    def locked(search: Search, suggestion: Suggestion, outcome: Outcome, recorded: bool) -> None:
         raise StudyError("the database is locked")
 
-    stores = Stores.under(tmp_path)
+    stores = fresh_stores(tmp_path)
     address = ray_cluster.address if kind == "ray" else None
     runner = make_runner(kind, Resources(address, concurrent=1), stores, spec.name)
     with pytest.MonkeyPatch.context() as patch:
@@ -183,14 +184,14 @@ def test_an_interrupt_is_told_as_one_even_where_the_record_cannot_be_closed(
     spec: StudySpec, digits: TaskData, tmp_path: Path
 ) -> None:
     class Gone(RecordWriter):
-        def close_study(self, status: str) -> None:
+        def close_study(self, status: str, reason: str = "") -> None:
             raise StudyError("the record is gone")
 
     class Interrupting(Heard):
         def started(self, trial: RunTrial) -> None:
             raise KeyboardInterrupt
 
-    stores = Stores.under(tmp_path)
+    stores = fresh_stores(tmp_path)
     runner = make_runner("local", Resources(), stores, spec.name)
     execution = execute(make_plan(spec, [digits], None), Gone(stores, spec.name), runner, Interrupting())
     assert execution == Execution(finished=0, failed=0, interrupted=True)
@@ -272,7 +273,7 @@ def test_a_ledger_that_cannot_write_ends_the_local_run_at_once(
         def log_epochs(self, *arguments: Any) -> None:
             raise StudyError("the disk is full")
 
-    stores = Stores.under(tmp_path)
+    stores = fresh_stores(tmp_path)
     heard = Heard()
     runner = make_runner("local", Resources(), stores, spec.name)
     with pytest.raises(StudyError, match="the disk is full"):

@@ -1,9 +1,11 @@
 """Where the stores of a study lie, and what is refused before anything is created."""
 
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from analysis.tracking import open_study
 from study.commands.console import command_to_analyse, run_command, short_url, url_for_command
 from study.commands.run import main
 from study.errors import StudyError
-from study.record.journal import begin_log, end_log
+from study.record.journal import begin_log, damage_of, end_log
 from study.record.stores import Stores
 from study.record.writer import RecordWriter
 from study.search.store import opened_storage
@@ -284,3 +286,56 @@ def test_a_missing_driver_is_an_error_with_the_command_that_installs_it(
     assert done.returncode == 2
     assert f"the package {package} is missing. Install it: " in done.stderr
     assert f"pip install --python {sys.executable} {distribution}" in done.stderr
+
+
+@pytest.mark.parametrize("merged", [True, False], ids=["half of the pages in the file", "all pages in the log"])
+def test_a_database_that_is_cut_off_is_known_although_a_killed_writer_has_left_a_log_beside_it(
+    merged: bool, tmp_path: Path
+) -> None:
+    file, left = tmp_path / "some.db", tmp_path / "left"
+    left.mkdir()
+    begin_log(file)
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("create table numbers (value text)")
+        for part in range(2):
+            with database:
+                database.executemany(
+                    "insert into numbers values (?)", [[f"{part} {i} {'-' * 200}"] for i in range(200)]
+                )
+            if merged and part == 0:
+                database.execute("pragma wal_checkpoint(truncate)")
+        # As the writer would leave them if it were killed now.
+        for name in ("some.db", "some.db-wal"):
+            shutil.copy(tmp_path / name, left)
+    whole = (left / "some.db").read_bytes()
+    log = (left / "some.db-wal").read_bytes()
+    assert log
+    verdicts = set()
+    for size in range(len(whole), 100, -3000):
+        (left / "some.db").write_bytes(whole[:size])
+        (left / "some.db-wal").write_bytes(log)
+        found = damage_of(left / "some.db")
+        with closing(sqlite3.connect(left / "some.db")) as database:
+            try:
+                checked = database.execute("pragma quick_check").fetchone() == ("ok",)
+            except sqlite3.DatabaseError:
+                checked = False
+        assert (found is None) == checked, (size, found)
+        verdicts.add(checked)
+    assert verdicts == ({True, False} if merged else {True})
+
+
+def test_to_look_for_damage_leaves_the_locks_of_this_process_alone(tmp_path: Path) -> None:
+    file = tmp_path / "some.db"
+    begin_log(file)
+    connect = f"import sqlite3; database = sqlite3.connect({str(file)!r})"
+    write = f"{connect}; database.execute('insert into numbers values (1)'); database.commit(); database.close()"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("create table numbers (value)")
+        database.commit()
+        assert damage_of(file) is None
+        for count in (1, 2):
+            # If it took itself for the last one to have the file open, it would delete the log that is read here.
+            subprocess.run([sys.executable, "-c", write], check=True)
+            assert database.execute("select count(*) from numbers").fetchone() == (count,)
+        assert file.with_name("some.db-wal").exists()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from study.commands.options import make_parser
 from study.spec import StudySpec, named_studies
+from study.spec.budget import BudgetConfig
 from study.spec.explain import field_paths
 from trainables.auxiliary import AUXILIARY_TASKS
 from trainables.fields import FIELDS
@@ -112,13 +113,42 @@ meant_dimensions = st.fixed_dictionaries({}, optional=MEANT)
 dimensions = meant_dimensions | st.fixed_dictionaries(
     {}, optional={name: meant | values for name, meant in MEANT.items()} | {"wrong": values}
 )
+SECTIONS = ("training", "rlct", "observer", "budget")
 sections = {
     name: st.fixed_dictionaries(
         {},
         optional={path.rpartition(".")[2]: values for path in field_paths(StudySpec) if path.startswith(f"{name}.")},
     )
-    for name in ("training", "rlct", "observer")
+    for name in SECTIONS
 }
+# Limits that somebody means, and nearly such.
+AMOUNTS = [0.5, 1, 8, 1000.0]
+ODD_AMOUNTS = [0, 1e7, 1e9, 1e10, -1, float("nan"), float("inf"), True, "8", "8h", None]
+NODE_TYPES = ["default", "small", "c7i.4xlarge"]
+
+
+def budgets_of(amounts: st.SearchStrategy[Any], prices: st.SearchStrategy[Any], **more: Any) -> st.SearchStrategy[Any]:
+    """Budgets with some of the limits."""
+    limits = {
+        name: amounts for name in BudgetConfig.model_fields if name not in ("prices", "trials", "max_failed_trials")
+    }
+    counts = {name: st.integers(1, 9) | amounts for name in ("trials", "max_failed_trials")}
+    return st.fixed_dictionaries({}, optional=limits | counts | {"prices": prices} | more)
+
+
+budgets = budgets_of(
+    st.sampled_from(AMOUNTS), st.dictionaries(st.sampled_from(NODE_TYPES), st.sampled_from([0, *AMOUNTS]))
+)
+budgets |= budgets_of(
+    st.sampled_from([*AMOUNTS, *ODD_AMOUNTS]),
+    st.dictionaries(
+        st.sampled_from([*NODE_TYPES, "", "x" * 200, "[red]", "\x1b[31m"]) | texts | scalars,
+        st.sampled_from([*AMOUNTS, *ODD_AMOUNTS]),
+        max_size=4,
+    )
+    | values,
+    wrong=values,
+)
 
 
 def _study_with(sampler: str, fields: dict[Any, Any]) -> dict[Any, Any]:
@@ -134,11 +164,16 @@ _FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     "design": st.lists(dimensions | values, max_size=4) | values,
     "objectives": st.dictionaries(texts, texts | values, max_size=3) | values,
     **{name: section | values for name, section in sections.items()},
+    "budget": budgets | sections["budget"] | values,
     "x" * 10**5: values,
     3: values,
 }
 fields_of_studies = st.fixed_dictionaries({}, optional=_FIELDS)
 studies = st.builds(_study_with, st.sampled_from(["tpe", "nsga2", "random", "grid", "design"]), fields_of_studies)
+# Studies with nothing wrong but, perhaps, their budget.
+limited_studies = budgets.map(
+    lambda budget: _study_with("grid", {"space": {"aux_weight": [0, 1], "target_depth": 1}, "budget": budget})
+)
 # Studies with nothing wrong but, perhaps, their space, design and objectives.
 spacious_studies = st.builds(
     lambda sampler, task, space, design, objectives: _study_with(
@@ -225,6 +260,10 @@ _MEANT: dict[str, st.SearchStrategy[str]] = {
     "--training.nesterov": st.sampled_from(["false", "0", "no"]),
     "--training": st.sampled_from(['{"epochs": 3}', '{"epochs": 3, "epochs": 4}']),
     "--rlct.nbeta": st.sampled_from(["dataset", "30"]),
+    "--budget": budgets.map(lambda budget: json.dumps(budget, default=str)),
+    "--budget.trials": st.sampled_from(["5", "0", "5.0", "1e2", "none"]),
+    "--budget.money": st.sampled_from(["3", "-1", "nan", "1e999"]),
+    "--budget.prices": st.sampled_from(['{"default": 1}', "{default: 0.5}", "default=1", "{}", '{"a": -1}', "{a: b}"]),
     "--question": st.sampled_from(["[draft] Why?", "{why", "Is it = 3?"]),
     "--store": st.just("/tmp/nowhere"),
     "--runner": st.just("local"),

@@ -8,6 +8,7 @@ import torch
 from tests.conftest import small_trial
 from trainables import run_experiment
 from trainables.cost import seconds_per_work, work
+from trainables.experiment import StoppedEarly
 from trainables.measures import epoch_measures
 from trainables.outcomes import STATUSES, worst_status
 from trainables.tasks import TaskData
@@ -68,10 +69,25 @@ def test_a_finite_loss_far_above_guessing_is_diverged_however_many_it_gets_right
 
 
 def test_a_trials_status_is_the_worst_of_its_replicates_and_only_ok_is_usable() -> None:
-    assert list(STATUSES) == ["ok", "not_reached", "collapsed", "diverged"]
+    assert list(STATUSES) == ["ok", "not_reached", "stopped_early", "collapsed", "diverged"]
     assert worst_status(["ok", "collapsed", "not_reached"]) == "collapsed"
     assert [status.name for status in STATUSES.values() if status.usable] == ["ok"]
     assert all(text.endswith(".") for status in STATUSES.values() for text in (status.meaning, status.why))
+
+
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_a_trial_ends_where_it_is_stopped_with_the_epochs_until_then(at: int, digits: TaskData) -> None:
+    config = small_trial(training={"epochs": 5})
+    draws: list[int] = []
+    with pytest.raises(StoppedEarly) as stopped:
+        run_experiment(config, digits, on_epoch=lambda epoch, _: epoch == at, on_draw=draws.append)
+    assert draws == [], "its rlct is not estimated"
+    whole = run_experiment(config, digits).history
+    assert stopped.value.history.keys() == whole.keys()
+    for name, values in stopped.value.history.items():
+        np.testing.assert_array_equal(values, whole[name][:at])
+    assert stopped.value.seconds["training"] > 0
+    assert stopped.value.seconds["rlct"] == stopped.value.seconds["observer"] == 0
 
 
 def test_data_of_another_task_is_refused(digits: TaskData) -> None:

@@ -49,10 +49,10 @@ def test_damaged_data_is_an_error_and_no_skip(name: str, small_files: Callable[[
 def run_tests(data: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the tests of full image sets in a separate process, with the data sets in that folder."""
     environment = os.environ | {"SELF_MODELING_DATA": str(data), "PYTEST_ADDOPTS": ""}
-    # Plugins of other packages take seconds to import.
+    # Plugins of other packages take seconds to import, except the one that runs tests in several processes.
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *FULL_DATA_TESTS, *options, "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *FULL_DATA_TESTS, *options, "-p", "xdist", "-p", "no:cacheprovider"],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,

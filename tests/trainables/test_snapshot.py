@@ -18,6 +18,7 @@ import torch
 from tests.conftest import small_trial
 from tests.trainables.small import SMALL, contract_trial, small_data
 from trainables import ExperimentResult, TrialConfig, run_experiment
+from trainables.experiment import StoppedEarly
 from trainables.networks import ARCHITECTURES
 from trainables.snapshot import NAME, PREVIOUS, SnapshotFile, Snapshots
 from trainables.tasks import TASKS, TaskData
@@ -231,6 +232,29 @@ def test_instead_of_a_damaged_snapshot_the_one_before_is_used_or_none(
     assert draws[0] == (3 if previous else 1)
     assert f"The snapshot {tmp_path / NAME} is not used" in caplog.text
     assert_equal(result, run_experiment(trial, data))
+
+
+def test_a_trial_that_goes_on_is_stopped_where_it_would_have_been(digits: TaskData, tmp_path: Path) -> None:
+    trial, data = small_trial(training={"batch_size": 64, "epochs": 4}, observer={"epochs": 0}), few(digits)
+
+    def low_enough(epoch: int, measures: dict[str, np.ndarray]) -> bool:
+        return bool(measures["train_loss"].mean() < limit)
+
+    limit = float(run_experiment(trial, data).history["train_loss"][2].mean()) * (1 + 1e-6)
+    with pytest.raises(StoppedEarly) as undisturbed:
+        run_experiment(trial, data, on_epoch=low_enough)
+    for workers in range(100):
+        try:
+            run(trial, data, tmp_path, after=2, on_epoch=low_enough)
+        except InterruptionError:
+            continue
+        except StoppedEarly as stopped:
+            assert workers > 2
+            for name, values in undisturbed.value.history.items():
+                assert len(values) == 3
+                np.testing.assert_array_equal(stopped.history[name], values)
+            return
+    pytest.fail("it was not stopped")
 
 
 @pytest.mark.parametrize("other", ["trial", "data", "code", "format"])

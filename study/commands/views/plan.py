@@ -1,6 +1,8 @@
 """The plan, for a person to read."""
 
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -10,10 +12,16 @@ from study.commands.views.durations import format_seconds
 from study.commands.views.space import add_space
 from study.commands.views.standing import growing
 from study.engine.plan import Plan
+from study.record.usage import SECONDS_PER_HOUR, Allotment, Machine, Usage, amount, shares
+from study.spec import StudySpec
+from study.spec.stopping import compared_objectives
 
 
-def print_plan(plan: Plan, options: Options, console: Console) -> None:
-    """Print trials, replicates, epochs, finished trials and the estimated time."""
+def print_plan(plan: Plan, options: Options, used: Usage | None, console: Console) -> None:
+    """Print trials, replicates, epochs, finished trials, the estimated time and what is left of the budget.
+
+    `used` is what the study has used; None before it has begun.
+    """
     spec = plan.spec
     fitting = max(1, (os.cpu_count() or 1) // options.resources.cpus_per_trial)
     side_by_side = 1 if options.runner == "local" else min(fitting, options.resources.concurrent or fitting)
@@ -55,6 +63,8 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
         table.add_row("work to do", ", ".join(shares))
     add_space(table, spec)
     table.add_row("objectives", ", ".join(f"{direction} {name}" for name, direction in spec.objectives.items()))
+    for number, line in enumerate(_stopping(spec)):
+        table.add_row("" if number else "stopped early", line)
     table.add_row("store", str(options.stores.root))
     table.add_row("done already", f"{plan.done} trials")
     if plan.growing:
@@ -66,5 +76,46 @@ def print_plan(plan: Plan, options: Options, console: Console) -> None:
         if plan.to_do
         else "none: everything is finished",
     )
+    for number, line in enumerate(_budget(plan, options, used or Usage(), side_by_side, seconds)):
+        table.add_row("" if number else "budget", line)
     console.print(table)
     console.print("Nothing was run. Leave out --plan to run it.")
+
+
+def _stopping(spec: StudySpec) -> Iterator[str]:
+    """The rule of early stopping, and the objectives that it leaves out."""
+    if (rule := spec.stopping) is None:
+        return
+    compared = compared_objectives(spec)
+    what = {
+        "dominated": f"another trial is better in {', '.join(compared)} by more than {rule.z:g} standard errors",
+        "wilcoxon": f"the best trial is better in {', '.join(compared)} by Wilcoxon's test (p < {rule.p_threshold:g})",
+    }[rule.rule]
+    yield f"from epoch {rule.from_epoch} on, where {what}; design points never"
+    left_out = [name for name in spec.objectives if name not in compared]
+    if left_out:
+        yield f"not compared, as it is measured at the end alone: {', '.join(left_out)}"
+
+
+def _budget(plan: Plan, options: Options, used: Usage, side_by_side: int, seconds: float) -> Iterator[str]:
+    """A line for each limit of the budget: what is used, what the rest will use, and whether the limit stops it."""
+    budget, resources = plan.spec.budget, options.resources
+    allotment = Allotment(resources.cpus_per_trial, resources.gpus_per_trial)
+    if options.resources.address is None and not resources.gpus_per_trial:
+        allotment = allotment.on(Machine(os.cpu_count() or 1, 0))
+    in_turn = seconds * min(side_by_side, plan.to_do)
+    rest = replace(allotment.used(in_turn), trials=plan.to_do)
+    for share, more in zip(shares(budget, used), shares(budget, rest), strict=True):
+        if share.limit is None:
+            continue
+        if share.spent:
+            yield f"{share} used: it is spent" if plan.to_do else f"{share} used"
+            continue
+        about = "" if share.name == "trials" else "about "
+        beyond = ": too little, the study will stop before its end" if share.used + more.used > share.limit else ""
+        yield f"{share} used, {about}{amount(more.used)} more to run{beyond}"
+    if budget.hours is not None:
+        beyond = ": too little for one run of the command" if seconds > budget.hours * SECONDS_PER_HOUR else ""
+        yield f"{amount(budget.hours)} hours for a run of the command{beyond}"
+    if budget.max_failed_trials is not None:
+        yield f"{budget.max_failed_trials} trials may fail in a run of the command"

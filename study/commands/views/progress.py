@@ -38,6 +38,7 @@ class StudyProgress:
         self._beginning = beginning
         self._running: dict[str, tuple[RunTrial, str]] = {}
         self._done = self._failed = 0
+        self.stopped_early = 0  # of those that are done
         self._time_left = TimeLeft(plan)
         self._last_line = time.monotonic()
         self._best: dict[str, tuple[float, str]] = {}
@@ -86,10 +87,14 @@ class StudyProgress:
     def finished(self, trial: RunTrial, outcome: Outcome) -> None:
         self._end(trial)
         self._done += 1
+        if outcome.stop is not None:
+            self.stopped_early += 1
+            self._line(f"{self._name(trial)} stopped early: {outcome.stop.reason}")
+            return
         self._time_left.finished(trial, sum(outcome.seconds.values()))
         means = mean_and_error(outcome.measurements)
         if STATUSES[outcome.status].usable:
-            self._keep_best(means, outcome.rlct.verdict, self._name(trial))
+            self._keep_best(means, outcome.rlct_verdict, self._name(trial))
         values = ", ".join(f"{name} {means[name]:.4g}" for name in self._plan.spec.objectives)
         note = "" if STATUSES[outcome.status].usable else f" [{outcome.status}]"
         best = ", ".join(f"{name} {value:.4g}" for name, (value, _) in self._best.items())
@@ -119,19 +124,19 @@ class StudyProgress:
             better = max if direction == "maximize" else min
             self._best[name] = better(self._best.get(name, (value, trial)), (value, trial))
 
+    @property
+    def _counts(self) -> str:
+        stopped_early = f", {self.stopped_early} stopped early" if self.stopped_early else ""
+        return f"{len(self._running)} running, {self._failed} failed{stopped_early}, {self._time_left}"
+
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         if not self._console.is_terminal:
-            counts = (
-                f"[{self._done + self._failed}/{self._plan.to_do}, {len(self._running)} running, "
-                f"{self._failed} failed, {self._time_left}]"
-            )
+            counts = f"[{self._done + self._failed}/{self._plan.to_do}, {self._counts}]"
             self._console.print(f"{counts} {text}", markup=False, highlight=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
-        counts = Text(
-            f"{self._done} done, {len(self._running)} running, {self._failed} failed, {self._time_left}", style="bold"
-        )
+        counts = Text(f"{self._done} done, {self._counts}", style="bold")
         running = Table.grid(padding=(0, 2))
         # Copies, because another thread draws the display.
         for trial, stage in list(self._running.values()):

@@ -27,10 +27,10 @@ IN_WORDS = {
 STYLES = {"running": "green", "stopping": "yellow", "failed": "red", "died": "red"}
 
 
-def status_view(seen: Overview) -> RenderableType:
-    """A study as it is now."""
+def status_view(seen: Overview, results: int = 0, place: str = "") -> RenderableType:
+    """A study as it is now; so many results wait for the record in a place."""
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("state", Text(IN_WORDS[seen.state], style=STYLES.get(seen.state, "")))
+    facts.add_row("state", Text(_state(seen), style=STYLES.get(seen.state, "")))
     if seen.driver is not None:
         driver = seen.driver
         facts.add_row(
@@ -44,9 +44,10 @@ def status_view(seen: Overview) -> RenderableType:
     of = "" if counts.total is None else f" of {counts.total}"
     to_run = "" if counts.to_run is None else f", {counts.to_run} to run"
     outside = f"; {counts.outside} more outside the study's space" if counts.outside else ""
+    stopped = f" ({counts.stopped_early} stopped early)" if counts.stopped_early else ""
     facts.add_row(
         "trials",
-        f"{counts.finished}{of} finished, {counts.failed} failed, {counts.running} running{to_run}{outside}",
+        f"{counts.finished}{of} finished{stopped}, {counts.failed} failed, {counts.running} running{to_run}{outside}",
     )
     if seen.replicates is not None and seen.replicates[0] < seen.replicates[1]:
         fewest, most = seen.replicates
@@ -58,6 +59,11 @@ def status_view(seen: Overview) -> RenderableType:
         facts.add_row(
             "pace", f"{seen.trials_per_hour:.3g} trials per hour, about {format_seconds(seen.seconds_left)} left"
         )
+    limits = [str(share) for share in seen.budget if share.limit is not None]
+    if limits:
+        facts.add_row("budget", f"{'; '.join(limits)} used")
+    if results:
+        facts.add_row("waiting", Text(waiting(results, place)))
     for best in seen.best:
         facts.add_row(f"best {best.objective}", Text(f"{best.value:.4g}  {best.trial}"))
     heading = Text(seen.study, style="bold")
@@ -74,23 +80,33 @@ def status_view(seen: Overview) -> RenderableType:
 
 
 @contextmanager
-def following(console: Console) -> Iterator[Callable[[Overview], None]]:
+def following(console: Console) -> Iterator[Callable[[Overview, int], None]]:
     """A display of a study that is drawn again at each look; in a file, a line per change."""
     if console.is_terminal:
         with Live(console=console, transient=True, auto_refresh=False) as live:
-            yield lambda seen: live.update(status_view(seen), refresh=True)
+            yield lambda seen, results: live.update(status_view(seen, results), refresh=True)
         return
     last = ""
 
-    def show(seen: Overview) -> None:
+    def show(seen: Overview, results: int) -> None:
         nonlocal last
         counts = seen.trials
         line = f"{seen.state}: {counts.finished} finished, {counts.failed} failed, {counts.running} running"
+        if results:
+            line += f", {results} waiting for the record"
         if line != last:
             console.print(f"{moment(seen.last_activity)} {line}", highlight=False)
         last = line
 
     yield show
+
+
+def waiting(results: int, place: str) -> str:
+    """That results wait for the record, where, and what becomes of them."""
+    return (
+        f"{results} result(s) wait for the record in {place}: the driver, or the same command later, puts them into it "
+        "and computes none of them again."
+    )
 
 
 def studies_table(studies: Sequence[Overview]) -> Table:
@@ -118,6 +134,13 @@ def studies_table(studies: Sequence[Overview]) -> Table:
 def moment(seconds: float) -> str:
     """A time in seconds since 1970, in words, in the reader's time zone."""
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _state(seen: Overview) -> str:
+    if seen.state != "interrupted" or not seen.stopped:
+        return IN_WORDS[seen.state]
+    goes_on = "" if any(share.spent for share in seen.budget) else "; the same command goes on"
+    return f"interrupted: {seen.stopped}{goes_on}"
 
 
 def _trials(title: str, what: str, rows: Sequence[tuple[int, str, str, str]]) -> Table:
