@@ -38,3 +38,8 @@ def shortened(text: str, longest: int) -> str:
 def plain(text: str) -> str:
     """A text with the characters that a terminal would obey written out, as \\x1b; newlines and tabs stay."""
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def short_key(key: str) -> str:
+    """The first characters of a trial's key, by which a message names the trial."""
+    return key[:8]

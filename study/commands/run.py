@@ -20,6 +20,7 @@ from study.commands.console import (
     short_path,
 )
 from study.commands.options import Options, parse_options
+from study.shown import short_key
 
 if TYPE_CHECKING:
     from study.engine.budget import Reached
@@ -132,8 +133,11 @@ def execute_plan(
     from study.engine.budget import spent
     from study.engine.execute import Execution, execute
     from study.engine.runners import make_runner
+    from study.record.usage import Usage
 
-    if (reached := spent(plan.spec.budget, record.usage())) is not None:
+    # All trials are read for it, which takes long where they are many.
+    used = record.usage() if plan.spec.budget.limits_life else Usage()
+    if (reached := spent(plan.spec.budget, used)) is not None:
         return Execution(finished=0, failed=0, interrupted=False, reached=reached)
 
     name = plan.spec.name
@@ -160,9 +164,7 @@ def execute_plan(
 def say_how_to_go_on(study: str, reached: "Reached", ran: bool, console: Console) -> None:
     """Print which limit of the budget has stopped a study, or left nothing to run, and how the study goes on."""
     if reached.name == "max_failed_trials":
-        from study.engine.budget import SHORT_KEY
-
-        key = reached.failed[0][:SHORT_KEY]
+        key = short_key(reached.failed[0])
         how = f"Why: python -m study why {study} {key}. The same command goes on, and tries them again."
     elif reached.name == "hours":
         how = "The same command goes on."

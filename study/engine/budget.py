@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from study.record.usage import SECONDS_PER_HOUR, Allotment, Machine, Usage, amount, shares, total
+from study.shown import short_key
 from study.spec.budget import BudgetConfig
 
 # Failed trials that are named.
 MOST_NAMED = 3
-# Characters of a trial's key that name it.
-SHORT_KEY = 8
 
 
 class Reached(NamedTuple):
@@ -96,7 +95,7 @@ class Account:
         return None
 
     def _failures(self, most: int) -> str:
-        keys = [key[:SHORT_KEY] for key in self._failed]
+        keys = [short_key(key) for key in self._failed]
         others = f" and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
         return f"{len(keys)} trial(s) failed, and {most} may: {', '.join(keys[:MOST_NAMED])}{others}"
 

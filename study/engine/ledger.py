@@ -159,6 +159,19 @@ class Ledger(ABC, Generic[_Trial]):
                 "ended; the same command does the rest."
             )
 
+    def _record_is_there(self) -> bool:
+        """Whether the record can be read. If not, trials run that are to end meanwhile: without any, it is waited for.
+
+        Raises:
+            StudyError: no trial runs, and the record stays away.
+        """
+        if self._recorder.is_back():
+            return True
+        if self.handed_out > self.finished + self.failed:
+            return False
+        self._recorder.wait()
+        return True
+
     def _stage_if_due(self, key: str, progress: Progress) -> dict[str, str]:
         """The tags on a trial's stage, for those who look at the record; few, because each is a request."""
         recorded, _ = self._stages.get(key, (-math.inf, ""))
@@ -218,10 +231,8 @@ class SearchLedger(Ledger[Suggestion]):
             return asked
         self._asked = asked
         while self._rivals.lacks(asked.rivals):
-            if not self._recorder.is_back():
-                if self.handed_out > self.finished + self.failed:
-                    return WAIT
-                self._recorder.wait()
+            if not self._record_is_there():
+                return WAIT
             try:
                 with disk_errors():
                     self._rivals.fetch(asked.rivals)
@@ -288,15 +299,12 @@ class GrowthLedger(Ledger[Growth]):
         super().__init__(recorder, watcher, account, len(growing))
         self._growing = list(growing)
         self._folder = folder
-        self._unmergeable = 0  # trials that failed without having been handed out
 
     def _take(self) -> Growth | Wait | None:
         while self._growing:
             # Its earlier result is in the record alone.
-            if not self._recorder.is_back():
-                if self.handed_out > self.finished + self.failed - self._unmergeable:
-                    return WAIT
-                self._recorder.wait()
+            if not self._record_is_there():
+                return WAIT
             growth = self._growing[0]
             try:
                 with disk_errors():
@@ -308,7 +316,7 @@ class GrowthLedger(Ledger[Growth]):
                 continue
             except MergeError as error:
                 self._growing.pop(0)
-                self._unmergeable += 1
+                self.handed_out += 1
                 self.start(growth)
                 self.fail(growth, str(error))
             else:

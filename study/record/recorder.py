@@ -35,7 +35,6 @@ class _Running:
     """A trial that runs, and whether its run has all that there is of it so far."""
 
     begun: EndedTrial
-    supersedes: FinishedTrial | None
     in_record: bool = False
     is_whole: bool = False
 
@@ -60,6 +59,7 @@ class Recorder:
         self._tell = tell
         self._patience = patience or Patience()
         self._running: dict[str, _Running] = {}
+        self._interrupted: dict[str, int] = {}  # when trials were whose runs in the record are open, in milliseconds
         self._away_since: float | None = None
         self._next_try = 0.0
         self._error: StoreError | None = None  # the last one
@@ -83,7 +83,7 @@ class Recorder:
         allotment: Allotment | None = None,
     ) -> str | None:
         """A trial begins, as in `RecordWriter.start_trial`; the id of its run, None if it has none yet."""
-        trial = _Running(self.record.ended_trial(key, config, place, supersedes, allotment), supersedes)
+        trial = _Running(self.record.ended_trial(key, config, place, supersedes, allotment))
         self._running[key] = trial
         trial.is_whole = self._written(lambda: self._begin(trial))
         return self.record.run_of(key) if trial.is_whole else None
@@ -106,7 +106,8 @@ class Recorder:
     def interrupt(self, key: str) -> None:
         """A trial's worker has died, as in `RecordWriter.interrupt_trial`."""
         trial = self._running.pop(key)
-        self._written(lambda: self.record.interrupt_trial(key), needs=trial)
+        if trial.in_record and not self._written(lambda: self.record.interrupt_trial(key)):
+            self._interrupted[key] = _now()
 
     def finish(self, key: str, outcome: Outcome, artifacts: Path) -> bool:
         """A trial has ended with a result, as in `RecordWriter.finish_trial`.
@@ -114,10 +115,10 @@ class Recorder:
         Returns whether it is in the record, in the run that its `start` has returned.
         """
         trial = self._running[key]
-        config = trial.begun.config
+        begun = trial.begun
 
         def write() -> None:
-            self.record.finish_trial(key, config, outcome, artifacts, trial.supersedes)
+            self.record.finish_trial(key, begun.config, outcome, artifacts, begun.supersedes)
 
         try:
             done = trial.is_whole and self._written(write)
@@ -175,10 +176,7 @@ class Recorder:
         wait_briefly()
 
     def _begin(self, trial: _Running) -> None:
-        begun = trial.begun
-        self.record.start_trial(
-            begun.key, begun.config, begun.place, trial.supersedes, begun.allotment, started=begun.started
-        )
+        self.record.begin_trial(trial.begun)
         trial.in_record = True
 
     def _written(self, write: Callable[[], None], needs: _Running | None = None) -> bool:
@@ -207,6 +205,9 @@ class Recorder:
         try:
             self.record.touch()
             if self._away_since is not None:
+                for key in list(self._interrupted):
+                    self.record.interrupt_trial(key, self._interrupted[key])
+                    del self._interrupted[key]
                 for trial in self._running.values():
                     if not trial.in_record:
                         # Shown as running; what it lacks is put there at its end.
@@ -230,8 +231,7 @@ class Recorder:
         host: str | None = None,
     ) -> None:
         """Put a trial that ends now into the outbox, and from there into the record if that is back."""
-        now = int(time.time() * 1000)
-        self.record.outbox.put(replace(trial.begun, ended=now, reason=reason, host=host), outcome, files)
+        self.record.outbox.put(replace(trial.begun, ended=_now(), reason=reason, host=host), outcome, files)
         if self._away_since is None:
             self._try_again()
 
@@ -247,3 +247,7 @@ class Recorder:
             f"when it is back, the same command puts them into the record{move} and computes none of them again: "
             "finished trials are kept."
         )
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -216,7 +216,7 @@ class RecordWriter(RecordReader):
                         former.append(_as_former(run))
                 self._interrupted[trial.key] = former
                 if begun is None:
-                    begun = self._deliveries[entry.folder] = self._begin_trial(trial)
+                    begun = self._deliveries[entry.folder] = self.begin_trial(trial)
                 self._trial_runs[trial.key] = begun
                 if trial.reason is not None:
                     self.fail_trial(trial.key, trial.reason, trial.host, trial.ended)
@@ -237,16 +237,15 @@ class RecordWriter(RecordReader):
         place: int | None = None,
         supersedes: FinishedTrial | Former | None = None,
         allotment: Allotment | None = None,
-        started: int | None = None,
     ) -> EndedTrial:
-        """What the record is to have of a trial that ends now, and began at `started`, in milliseconds since 1970."""
+        """What the record is to have of a trial that begins and ends now."""
         now = _now()
         return EndedTrial(
             key=key,
             name=describe_trial(config, self._varied),
             config=config,
             git_commit=self._study_tags()[Tag.GIT_COMMIT],
-            started=started or now,
+            started=now,
             ended=now,
             place=place,
             supersedes=Former(supersedes.run_id, supersedes.begun, supersedes.used) if supersedes else None,
@@ -260,20 +259,17 @@ class RecordWriter(RecordReader):
         place: int | None = None,
         supersedes: FinishedTrial | Former | None = None,
         allotment: Allotment | None = None,
-        started: int | None = None,
     ) -> str:
-        """Begin the run of a trial with its place in the search, if it is known; return the run's id.
+        """Begin the run of a trial that begins now, with its place in the search, if it is known; return the run's id.
 
         The run may supersede an earlier one with fewer replicates. `allotment` is what the trial has while it runs.
-        `started` is when the trial began, if not now, in milliseconds since 1970.
         """
-        self._trial_runs.pop(key, None)
-        trial = self.ended_trial(key, config, place, supersedes, allotment, started)
-        self._trial_runs[key] = self._begin_trial(trial)
-        return self._trial_runs[key]
+        return self.begin_trial(self.ended_trial(key, config, place, supersedes, allotment))
 
-    def _begin_trial(self, trial: EndedTrial) -> str:
+    def begin_trial(self, trial: EndedTrial) -> str:
+        """Begin the run of a trial; return the run's id."""
         config, supersedes = trial.config, trial.supersedes
+        self._trial_runs.pop(trial.key, None)
         with self._writing():
             tags: dict[str, str] = {
                 Tag.LEVEL: Level.TRIAL,
@@ -292,7 +288,8 @@ class RecordWriter(RecordReader):
                 tags |= {Tag.SUPERSEDES: supersedes.run_id, Tag.BEGUN: str(supersedes.begun)}
             run = self._create_run(trial.name, tags, parent=self._study_id, started=trial.started)
             self._client.log_batch(run.info.run_id, params=_params(config.flat()))
-            return str(run.info.run_id)
+        self._trial_runs[trial.key] = str(run.info.run_id)
+        return self._trial_runs[trial.key]
 
     def run_of(self, key: str) -> str:
         """The id of the run of a trial that this driver has begun and not ended."""
@@ -377,10 +374,15 @@ class RecordWriter(RecordReader):
         self._interrupted.pop(key, None)
         del self._trial_runs[key]
 
-    def interrupt_trial(self, key: str) -> None:
-        """Close a trial's run as killed; the trial starts again in another run."""
+    def interrupt_trial(self, key: str, ended: int | None = None) -> None:
+        """Close a trial's run as killed; the trial starts again in another run.
+
+        `ended` is when it was interrupted, if not now, in milliseconds since 1970.
+        """
         with self._writing():
-            self._interrupted.setdefault(key, []).append(_as_former(self._kill(self._trial_runs.pop(key))))
+            killed = self._kill(self._trial_runs[key], ended)
+        del self._trial_runs[key]
+        self._interrupted.setdefault(key, []).append(_as_former(killed))
 
     def fail_trial(self, key: str, reason: str, host: str | None = None, ended: int | None = None) -> None:
         """Close a trial's run as failed, with its traceback as an artifact; `host` is where it ran, if known.

@@ -12,10 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from study.shown import short_key
 from study.spec.stopping import StoppingConfig
-
-# Characters of a trial's key that name it.
-SHORT_KEY = 8
 
 # The values of a trial at one epoch, one per replicate, by the name of the objective.
 Values = Mapping[str, Sequence[float]]
@@ -56,7 +54,7 @@ class EarlyStopping:
             if epoch <= len(rival.epochs) and self._is_better(rival, rival.epochs[epoch - 1], seeds, values):
                 how = "dominated" if self.config.rule == "dominated" else "worse by Wilcoxon's test"
                 by = "by" if self.config.rule == "dominated" else "than"
-                return f"{how} at epoch {epoch} {by} trial {rival.key[:SHORT_KEY]}"
+                return f"{how} at epoch {epoch} {by} trial {short_key(rival.key)}"
         return None
 
     def _is_better(self, rival: Rival, better: Values, seeds: Sequence[int], values: Values) -> bool:

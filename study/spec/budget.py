@@ -74,6 +74,11 @@ class BudgetConfig(Section):
         fields: dict[str, object] = handler(self)
         return {name: value for name, value in fields.items() if value not in (None, {})}
 
+    @property
+    def limits_life(self) -> bool:
+        """Whether there is a limit on the study's whole life, and not only on a run of the command."""
+        return any(limit is not None for limit in (self.trials, self.cpu_hours, self.gpu_hours, self.money))
+
     def price(self, node_type: str) -> float:
         """The price of an hour of a node of this type; the highest one if neither it nor the default has a price."""
         return self.prices.get(node_type, self.prices.get(DEFAULT, max(self.prices.values(), default=0.0)))

@@ -1,6 +1,5 @@
 """A study whose MLflow server goes away: for some seconds, or for good."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +67,6 @@ class Watching:
         if event == self._start_at:
             # It answers some seconds later, while trials go on.
             self._server.start(wait=False)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RestartableMLflow]:
-    running = RestartableMLflow(tmp_path / "server")
-    running.start()
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A study under random faults ends with the record of the undisturbed one."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ from tests.study.commands import still_running
 pytestmark = pytest.mark.services
 
 TRIALS, FAULTS, SEED = 30, 20, 1
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RestartableMLflow]:
-    running = RestartableMLflow(tmp_path / "server")
-    running.start()
-    yield running
-    running.kill()
 
 
 def test_a_study_under_random_faults_ends_with_the_record_of_the_undisturbed_one(

@@ -216,6 +216,22 @@ def test_what_an_earlier_try_has_used_stays_in_the_record_though_its_worker_died
     assert trial.used.cpu_hours > ALLOTMENT.used((info.end_time - info.start_time) / 1000).cpu_hours
 
 
+def test_a_run_whose_worker_died_without_the_record_is_closed_when_that_is_back(
+    record: RecordWriter, files: Path
+) -> None:
+    recorder = recorder_of(record)
+    recorder.start(KEY, CONFIG)
+    back = away(record)
+    recorder.interrupt(KEY)
+    back()
+    assert recorder.is_back()
+    recorder.start(KEY, CONFIG)
+    assert sorted(trial.state for trial in record.trials()) == ["KILLED", "RUNNING"]
+    recorder.finish(KEY, make_outcome(CONFIG, falling), files)
+    (trial,) = record.trials()
+    assert (trial.state, trial.used.trials) == ("FINISHED", 2)
+
+
 def test_a_grown_trial_whose_record_was_lost_is_put_into_a_new_one(record: RecordWriter, files: Path) -> None:
     lost = Former("0" * 32, 4, Usage(1, 0.5))
     record.outbox.put(record.ended_trial(KEY, CONFIG, supersedes=lost), make_outcome(CONFIG, falling), files)
