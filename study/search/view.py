@@ -143,10 +143,10 @@ def lacking(stored: Sequence[FrozenTrial], view: Sequence[FrozenTrial]) -> list[
 def _with_result(
     spec: StudySpec, metrics: Mapping[str, float], status: str, verdict: str, replicates: int, reason: str
 ) -> Ending:
+    # Optuna writes each attribute by itself: of the standard errors, those of the objectives are enough.
+    noted = {"seconds", *(name + ERROR_SUFFIX for name in spec.objectives)}
     attributes: dict[str, Any] = {
-        name: value
-        for name, value in metrics.items()
-        if (_is_measure(name) or name == "seconds") and math.isfinite(value)
+        name: value for name, value in metrics.items() if (name in noted or _is_measure(name)) and math.isfinite(value)
     }
     values = [metrics.get(name, math.nan) for name in spec.objectives]
     if status == STOPPED_EARLY:
@@ -229,9 +229,7 @@ def _has_result(trial: FrozenTrial) -> bool:
 
 
 def _is_measure(name: str) -> bool:
-    """Whether it is a measure or a mean's standard error over replicates; others are notes on a single replicate."""
-    measured = name.removesuffix(ERROR_SUFFIX)
-    return any(
-        measured.startswith(measure.name) if measure.per_layer else measured == measure.name
-        for measure in MEASURES.values()
+    """Whether it is a measure; other metrics are standard errors, and notes on a single replicate."""
+    return not name.endswith(ERROR_SUFFIX) and any(
+        name.startswith(measure.name) if measure.per_layer else name == measure.name for measure in MEASURES.values()
     )

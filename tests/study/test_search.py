@@ -110,6 +110,8 @@ def test_the_optuna_study_persists_with_values_params_and_user_attributes(tmp_pa
         assert trial.user_attrs["aux_weight"] == config.self_model.aux_weight
         assert trial.user_attrs["rlct_se"] > 0
         assert {"status_detail", "rlct_verdict", "test_accuracy", "seconds"} <= trial.user_attrs.keys()
+        errors = {f"{name}_se" for name in spec.objectives}
+        assert {name for name in trial.user_attrs if name.endswith("_se")} == errors, "each costs a write of its own"
     optuna.visualization.plot_pareto_front(study)
     optuna.visualization.plot_parallel_coordinate(study, target=lambda trial: trial.values[2])
 
