@@ -3,7 +3,8 @@
 A study's trials report at once the result of one trial that was run before, and go through the whole path: ledger,
 search, the MLflow record and Optuna's stored study, both in SQLite files. `--runner here` runs them in this process, in
 turn, each with an rlct of its own; `--runner ray` through Ray Tune. Then come the steps around a run, on the
-record that it has left. The exponent is the slope of log(seconds) over log(trials): 1 is linear. Tables are Markdown.
+record that it has left. Each number of trials has a process of its own. The exponent is the slope of log(seconds) over
+log(trials): 1 is linear. Tables are Markdown.
 
     python benchmarks/load.py --trials 100 300 1000 3000
     python benchmarks/load.py --trials 100 300 1000 --sampler tpe
@@ -21,9 +22,11 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +67,7 @@ LOOKS, BLOCK = (50, 100, 200), 500
 PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "search: suggest": (Search, ("ask",)),
     "Optuna: stored study": (Search, ("start", "tell")),
-    "MLflow: begin": (RecordWriter, ("start_trial",)),
+    "MLflow: begin": (RecordWriter, ("begin_trial", "place_trial")),
     "MLflow: epochs": (RecordWriter, ("log_epochs",)),
     "MLflow: result": (RecordWriter, ("finish_trial",)),
 }
@@ -161,11 +164,12 @@ def main() -> None:
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         null = make_null_trial(Path(folder), options)
-        # So that no size pays for imports and for the making of tables.
-        measure(5, options, "here", null, Path(folder) / "warm")
         for trials in options.trials:
             place = (options.store or Path(folder)) / str(trials)
-            runs[trials], of_steps = measure(trials, options, options.runner, null, place)
+            # Memory that a smaller study has left free would hide what this one takes.
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                warm = Path(folder) / f"warm-{trials}"
+                runs[trials], of_steps = process.submit(measure_warm, trials, options, null, place, warm).result()
             for name, each in (runs[trials].seconds | of_steps).items():
                 seconds[name][trials] = each
             # At every size: a later one may take long.
@@ -214,6 +218,14 @@ def varied(outcome: Outcome, key: str) -> Outcome:
 def plan_of(spec: StudySpec, record: RecordReader | None = None) -> Plan:
     """The plan of a study of digits."""
     return make_plan(spec, [load_task("digits")], record)
+
+
+def measure_warm(
+    trials: int, options: argparse.Namespace, null: NullTrial, folder: Path, warm: Path
+) -> tuple[Run, dict[str, float]]:
+    """The same as `measure`, after a few trials, so that none pays for imports and for the making of tables."""
+    measure(5, options, "here", null, warm)
+    return measure(trials, options, options.runner, null, folder)
 
 
 def measure(
