@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -46,7 +46,7 @@ from study.engine.ledger import Ledger
 from study.engine.packing import Packing
 from study.engine.plan import Plan, make_plan
 from study.engine.resources import Device, Resources
-from study.engine.runner import Estimated, Runner, RunTrial, StudyData
+from study.engine.runner import Estimated, Runner, RunTrial, StudyData, Weights
 from study.engine.runners import make_runner
 from study.engine.worker import run_trial
 from study.record.outcome import Outcome, Progress
@@ -63,6 +63,8 @@ from trainables.tasks import load_task
 NAME = "load"
 # After how many trials the driver's memory is looked at: after these, and in blocks.
 LOOKS, BLOCK = (50, 100, 200), 500
+# Most choices of one dimension of a space.
+CHOICES = 1000
 # What is timed within a run: methods of a class by the part that they belong to.
 PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "search: suggest": (Search, ("ask",)),
@@ -114,7 +116,7 @@ class HereRunner:
             ledger.finish(trial, varied(self._null.outcome, trial.key), self._null.files)
 
     def run_estimates(
-        self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: Mapping[str, StudyData]
+        self, jobs: Sequence[Job], weights: Weights, data: Mapping[str, StudyData]
     ) -> Generator[tuple[Job, Estimated | Exception]]:
         """There are none."""
         yield from ()
@@ -177,11 +179,14 @@ def main() -> None:
 
 
 def a_spec(trials: int, options: argparse.Namespace) -> StudySpec:
-    """A study of that many trials: a grid of weights and their baseline, or a search."""
+    """A study of that many trials: a grid of weights, the baseline's among them, and widths; or a search."""
     sampler = options.sampler
     space: dict[str, Any] = {"hidden_layers": 1, "target_depth": 1}
     if sampler == "grid":
-        space |= {"width": 8, "aux_weight": [*map(float, range(trials))]}
+        widths = -(-trials // CHOICES)
+        if trials % widths:
+            raise SystemExit(f"--trials: no grid of {widths} widths has {trials:,} trials.")
+        space |= {"width": [*range(8, 8 + widths)], "aux_weight": [*map(float, range(trials // widths))]}
     else:
         space |= {"width": {"low": 8, "high": 64}, "aux_weight": {"low": 0.01, "high": 100.0, "log": True}}
     raw = {

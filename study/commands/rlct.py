@@ -243,11 +243,17 @@ def _run(
         return 0
     if not jobs:
         return 0
-    with study.record.held(lambda text: console.print(text, markup=False, soft_wrap=True)):
-        # Another driver may have made some of them meanwhile.
+
+    def tell(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    with study.record.held(tell):
+        # Another driver may have made some of them meanwhile, and some may have waited in the outbox.
         jobs = jobs_to_do(study.record, trials, settings)
+        if not jobs:
+            return 0
         with EstimateProgress(len(jobs), console) as watch:
-            return run_jobs(jobs, study.record, study.data, study.runner, watch)
+            return run_jobs(jobs, study.record, study.data, study.runner, watch, tell)
 
 
 def _compare(study: _Study, keys: Sequence[str], names: Mapping[str, str], console: Console) -> None:

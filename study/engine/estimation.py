@@ -1,12 +1,13 @@
 """The rlct of finished trials, estimated again from their checkpoints, under other settings.
 
-Every estimate is recorded as soon as it is made, and is not made again.
+Every estimate is recorded as soon as it is made, and is not made again. While the record is away, estimates go on as
+far as their checkpoints are there, and wait in the outbox.
 """
 
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from study.errors import StudyError, first_line, last_line
 from study.interrupts import deferred
 from study.record.outcome import EstimateOutcome
 from study.record.reader import FinishedTrial
+from study.record.recorder import Patience, Recorder
+from study.record.stores import StoreError
 from study.record.writer import RecordWriter
 from trainables.config import RlctConfig
 from trainables.errors import CheckpointError
@@ -57,19 +60,32 @@ def run_jobs(
     data: Mapping[str, StudyData],
     runner: Runner,
     watcher: Watcher[Job, EstimateOutcome],
+    tell: Callable[[str], None] = lambda text: None,
+    patience: Patience | None = None,
 ) -> int:
     """Carry out the jobs, given the data of their tasks, and record each estimate; return how many failed.
 
+    `tell` is given sentences for the user. While the record cannot be reached, what runs goes on, for as long as
+    `patience` says, and its results wait on the disk.
+
     Raises:
         HeldError: another driver holds the study.
-        StudyError: the runner or the record cannot be used. Finished estimates are kept.
+        StudyError: the runner or the record cannot be used. Finished estimates are kept, in the record or in the
+            outbox.
         CheckpointMismatchError: the checkpoints belong to other code or data.
         KeyboardInterrupt: the user stopped the estimates, here or from elsewhere. Finished ones are kept.
     """
     failures = 0
+    recorder = Recorder(record, tell, patience)
 
-    def weights(job: Job) -> bytes:
-        return _checkpoint_of(job, record, data[job.task].digest)
+    def weights(job: Job, patiently: bool) -> bytes | None:
+        while recorder.is_back() or patiently:
+            recorder.wait()
+            try:
+                return _checkpoint_of(job, record, data[job.task].digest)
+            except StoreError as error:
+                recorder.lose(error)
+        return None
 
     with (
         record.held(),
@@ -77,16 +93,19 @@ def run_jobs(
         contextlib.closing(runner.run_estimates(jobs, weights, data)) as results,
     ):
         record.close_open_estimates()
+        recorder.begin_running()
         for job, result in results:
             if isinstance(result, Exception):
                 failures += 1
                 watcher.failed(job, last_line(str(result), otherwise=type(result).__name__))
             else:
                 with deferred(), _written(result) as folder:
-                    record.write_estimate(job.trial_key, job.trial, job.settings, result.outcome, folder)
+                    estimate = record.ended_estimate(job.trial_key, job.trial, job.settings)
+                    recorder.estimate(estimate, result.outcome, folder)
                 watcher.finished(job, result.outcome)
             if record.stop_request is not None:
                 raise KeyboardInterrupt
+        recorder.catch_up()
     return failures
 
 
@@ -96,7 +115,7 @@ def _checkpoint_of(job: Job, record: RecordWriter, data_digest: str) -> bytes:
     Raises:
         CheckpointError: the record does not have it, or it cannot be read: the other trials' may be there.
         CheckpointMismatchError: it belongs to other code or data.
-        StudyError: the record cannot be reached.
+        StoreError: the record cannot be reached.
     """
     from trainables.checkpoint import load_checkpoint
 
@@ -108,7 +127,8 @@ def _checkpoint_of(job: Job, record: RecordWriter, data_digest: str) -> bytes:
             load_checkpoint(file, data_digest)
             return file.read_bytes()
         except (StudyError, OSError) as error:
-            # The record has just answered: this file cannot be read, and others may be.
+            # If the record still answers, this file cannot be read, and others may be.
+            record.touch()
             raise CheckpointError(f"its checkpoint cannot be read: {first_line(error.__cause__ or error)}") from error
 
 

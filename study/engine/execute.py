@@ -150,14 +150,16 @@ def forget_what_finished(plan: Plan, record: RecordWriter) -> None:
 
 def note_on_workers(spec: StudySpec, workers: int, before: int | None) -> str | None:
     """What the user should know of the number of trials side by side, on which a search depends."""
-    if spec.trials is None or not looks_at_results(spec.sampler):
+    looks = looks_at_results(spec.sampler)
+    if spec.trials is None or not (looks or spec.stopping):
         return None
     if before not in (None, workers):
+        what = f"{spec.sampler.name} will choose other trials" if looks else "other trials will be stopped early"
         return (
-            f"The study was last run with {before} trials side by side, and now with {workers}: {spec.sampler.name} "
-            f"will choose other trials than it would have (--concurrent {before} keeps to them)."
+            f"The study was last run with {before} trials side by side, and now with {workers}: {what} than before "
+            f"(--concurrent {before} keeps to them)."
         )
-    if 2 * lag_of(workers) > spec.trials:
+    if looks and 2 * lag_of(workers) > spec.trials:
         return (
             f"With {workers} trials side by side, {spec.sampler.name} chooses {min(lag_of(workers), spec.trials)} of "
             f"{spec.trials} trials before it looks at a result. A lower --concurrent lets it learn more."

@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from study.engine.estimation import Job
 from study.engine.ledger import Ledger
 from study.engine.resources import Resources
-from study.engine.runner import Estimated, StudyData
+from study.engine.runner import Estimated, StudyData, Weights
 from study.engine.snapshots import SnapshotPlace
 from study.errors import StudyError, disk_errors
 from study.record.usage import Machine
@@ -87,7 +87,7 @@ class LocalRunner:
             self._snapshots.forget(trial.key)
 
     def run_estimates(
-        self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: Mapping[str, StudyData]
+        self, jobs: Sequence[Job], weights: Weights, data: Mapping[str, StudyData]
     ) -> Generator[tuple[Job, Estimated | Exception]]:
         """Estimate each job, one after the other."""
         from study.engine.worker import estimate_again
@@ -95,7 +95,9 @@ class LocalRunner:
 
         for job in jobs:
             try:
-                yield job, estimate_again(weights(job), data[job.task], job.settings, self._device)
+                checkpoint = weights(job, patiently=True)
+                assert checkpoint is not None, "it was waited for"
+                yield job, estimate_again(checkpoint, data[job.task], job.settings, self._device)
             except (StudyError, CheckpointMismatchError):
                 # Neither the record nor the code will be another one for the next job.
                 raise

@@ -28,7 +28,7 @@ from study.engine.ray_estimates import run_estimates
 from study.engine.ray_health import raising_loss
 from study.engine.ray_place import machine_of, place_here
 from study.engine.resources import Device, Resources
-from study.engine.runner import Estimated, RunTrial, StudyData
+from study.engine.runner import Estimated, RunTrial, StudyData, Weights
 from study.engine.snapshots import SnapshotPlace
 from study.errors import StudyError, disk_errors
 from study.record.outcome import Outcome, Progress
@@ -101,7 +101,7 @@ class RayRunner:
                 raise error
 
     def run_estimates(
-        self, jobs: Sequence[Job], weights: Callable[[Job], bytes], data: Mapping[str, StudyData]
+        self, jobs: Sequence[Job], weights: Weights, data: Mapping[str, StudyData]
     ) -> Generator[tuple[Job, Estimated | Exception]]:
         """Estimate each job in a Ray task of its own."""
         yield from run_estimates(jobs, weights, data, self._resources)

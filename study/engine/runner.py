@@ -1,6 +1,6 @@
 """The two interfaces of the engine: Runner, where trials run, and Watcher, which is told of progress."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -71,13 +71,26 @@ class Runner(Protocol):
         """
 
     def run_estimates(
-        self, jobs: Sequence["Job"], weights: Callable[["Job"], bytes], data: Mapping[str, StudyData]
+        self, jobs: Sequence["Job"], weights: "Weights", data: Mapping[str, StudyData]
     ) -> Generator[tuple["Job", "Estimated | Exception"]]:
         """Estimate the rlct of each job's trial from its weights; yield each job when it ends, with estimate or error.
 
         Raises:
-            StudyError: the estimates cannot be made there.
+            StudyError: the estimates cannot be made there, or `weights` says that the record stays away.
             CheckpointMismatchError: `weights` says that a checkpoint belongs to other code or data.
+        """
+
+
+class Weights(Protocol):
+    """Gives the checkpoint of a job's trial."""
+
+    def __call__(self, job: "Job", patiently: bool) -> bytes | None:
+        """The checkpoint; None if the record is away, and it is not to be waited for.
+
+        Raises:
+            CheckpointError: this trial has none that can be used.
+            CheckpointMismatchError: it belongs to other code or data.
+            StudyError: the record stays away, or cannot be used.
         """
 
 

@@ -1,7 +1,8 @@
-"""The outbox: trials that ended while the tracking store could not take them, on the disk of the driver.
+"""The outbox: results that came while the tracking store could not take them, on the disk of the driver.
 
-Each has a folder, which appears whole or not at all: `manifest.json` (what the record is to have of the trial, and the
-digest of every file), `outcome.json` and `files/` (what becomes the artifacts of its run).
+They are trials that ended and repeated estimates of the rlct. Each has a folder, which appears whole or not at all:
+`manifest.json` (what the record is to have of it, and the digest of every file), `outcome.json` and `files/` (what
+becomes the artifacts of its run).
 """
 
 import hashlib
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 
 from analysis.layout import Artifact
 from study.errors import StudyError
-from study.record.outcome import Outcome, epochs_of
+from study.record.outcome import EstimateOutcome, Outcome, epochs_of
 from study.record.usage import Allotment, Usage
+from trainables.config import RlctConfig
 from trainables.trial import TrialConfig
 
 MANIFEST, OUTCOME, FILES = "manifest.json", "outcome.json", "files"
@@ -71,16 +73,61 @@ class EndedTrial:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A trial in the outbox and its folder."""
+class EndedEstimate:
+    """A repeated estimate of the rlct, as the record is to have it."""
 
-    trial: EndedTrial
+    key: str  # of the trial, as its runs have it
+    run_id: str  # of the trial's run
+    settings: RlctConfig
+    environment: Mapping[str, str]  # tags that say by what and where it was made
+    ended: int  # in milliseconds since 1970
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON can have it."""
+        return asdict(self) | {"settings": self.settings.model_dump(mode="json")}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "EndedEstimate":
+        """The estimate of `to_plain`, after a way through JSON."""
+        return cls(**dict(values) | {"settings": RlctConfig(**values["settings"])})
+
+
+@dataclass(frozen=True)
+class _Waiting:
     folder: Path
 
     @property
     def files(self) -> Path:
         """The folder of what becomes its artifacts."""
         return self.folder / FILES
+
+
+@dataclass(frozen=True)
+class EstimateEntry(_Waiting):
+    """A repeated estimate in the outbox and its folder."""
+
+    estimate: EndedEstimate
+
+    @property
+    def ended(self) -> int:
+        """When it was made, in milliseconds since 1970."""
+        return self.estimate.ended
+
+    def outcome(self) -> EstimateOutcome:
+        """The estimate itself."""
+        return EstimateOutcome.from_json((self.folder / OUTCOME).read_text())
+
+
+@dataclass(frozen=True)
+class TrialEntry(_Waiting):
+    """A trial in the outbox and its folder."""
+
+    trial: EndedTrial
+
+    @property
+    def ended(self) -> int:
+        """When the trial ended, in milliseconds since 1970."""
+        return self.trial.ended
 
     def outcome(self) -> Outcome:
         """The result of a trial that has one."""
@@ -94,7 +141,7 @@ class Entry:
 
 
 class Outbox:
-    """The trials of one study that wait for its record. It belongs to the driver that holds the study."""
+    """The results of one study that wait for its record. It belongs to the driver that holds the study."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -103,8 +150,13 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._folders())
 
-    def put(self, trial: EndedTrial, outcome: Outcome | None = None, files: Path | None = None) -> Path:
-        """Add a trial that has ended, with its result and a copy of its files; return the new folder.
+    def put(
+        self,
+        ended: EndedTrial | EndedEstimate,
+        outcome: Outcome | EstimateOutcome | None = None,
+        files: Path | None = None,
+    ) -> Path:
+        """Add a trial that has ended, or an estimate, with its result and a copy of its files; return the new folder.
 
         If there is no room for it, it goes to the system's folder for temporary files.
 
@@ -112,21 +164,21 @@ class Outbox:
             StudyError: it can be written nowhere.
         """
         try:
-            return _write(self.folder, trial, outcome, files)
+            return _write(self.folder, ended, outcome, files)
         except OSError as error:
             try:
-                folder = _write(Path(tempfile.mkdtemp(prefix=f"{self.folder.name}-outbox-")), trial, outcome, files)
+                folder = _write(Path(tempfile.mkdtemp(prefix=f"{self.folder.name}-outbox-")), ended, outcome, files)
             except OSError:
                 raise StudyError(
-                    f"the result of trial {trial.key} can be written neither to the record nor to {self.folder}: "
+                    f"the result of trial {ended.key} can be written neither to the record nor to {self.folder}: "
                     f"{error}. Make room on the disk, then run the same command again: what is in the record or in "
                     "that folder is kept."
                 ) from error
             self._elsewhere.append(folder)
             return folder
 
-    def entries(self) -> tuple[list[Entry], list[str]]:
-        """The trials that wait, in the order in which they ended, and of each damaged folder where it is and why.
+    def entries(self) -> tuple[list[TrialEntry | EstimateEntry], list[str]]:
+        """The results that wait, in the order in which they came, and of each damaged folder where it is and why.
 
         Damaged folders are set aside, under a name that ends in `.damaged`.
         """
@@ -140,10 +192,10 @@ class Outbox:
             except DamagedError as error:
                 aside = folder.rename(folder.with_name(folder.name + DAMAGED))
                 damaged.append(f"{aside}: {error}")
-        return sorted(entries, key=lambda entry: entry.trial.ended), damaged
+        return sorted(entries, key=lambda entry: entry.ended), damaged
 
-    def read(self, folder: Path) -> Entry:
-        """The trial in a folder of the outbox.
+    def read(self, folder: Path) -> TrialEntry | EstimateEntry:
+        """The result in a folder of the outbox.
 
         Raises:
             DamagedError: a file is missing or is not as it was written.
@@ -155,14 +207,16 @@ class Outbox:
             for name, digest in manifest["files"].items():
                 if _digest(folder / name) != digest:
                     raise DamagedError(f"{name} is not as it was written")
-            return Entry(EndedTrial.from_plain(manifest["trial"]), folder)
+            if "estimate" in manifest:
+                return EstimateEntry(folder, EndedEstimate.from_plain(manifest["estimate"]))
+            return TrialEntry(folder, EndedTrial.from_plain(manifest["trial"]))
         except OSError as error:
             raise DamagedError(f"{Path(error.filename or folder).name} cannot be read ({error.strerror})") from error
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedError(f"{MANIFEST} is not as it was written, or of another version") from error
 
-    def remove(self, entry: Entry) -> None:
-        """Remove a trial that the record has now, and the outbox's folder with the last one."""
+    def remove(self, entry: TrialEntry | EstimateEntry) -> None:
+        """Remove a result that the record has now, and the outbox's folder with the last one."""
         # Renamed first: a driver that dies here leaves nothing that looks damaged.
         shutil.rmtree(entry.folder.rename(entry.folder.with_name(entry.folder.name + PART)), ignore_errors=True)
         for folder in (self.folder, self.folder.parent):
@@ -170,7 +224,7 @@ class Outbox:
                 folder.rmdir()
 
     def place(self) -> str:
-        """Where the waiting trials are, in words."""
+        """Where the waiting results are, in words."""
         return ", ".join(map(str, dict.fromkeys(folder.parent for folder in self._folders()))) or str(self.folder)
 
     def _folders(self) -> list[Path]:
@@ -179,8 +233,13 @@ class Outbox:
         return sorted(each for each in every if each.is_dir() and each.suffix not in (PART, DAMAGED))
 
 
-def _write(outbox: Path, trial: EndedTrial, outcome: Outcome | None, files: Path | None) -> Path:
-    folder = outbox / f"{trial.key}-{secrets.token_hex(4)}"
+def _write(
+    outbox: Path,
+    ended: EndedTrial | EndedEstimate,
+    outcome: Outcome | EstimateOutcome | None,
+    files: Path | None,
+) -> Path:
+    folder = outbox / f"{ended.key}-{secrets.token_hex(4)}"
     part = folder.with_name(folder.name + PART)
     try:
         part.mkdir(parents=True)
@@ -189,7 +248,8 @@ def _write(outbox: Path, trial: EndedTrial, outcome: Outcome | None, files: Path
         if outcome is not None:
             (part / OUTCOME).write_text(outcome.to_json())
         digests = {str(file.relative_to(part)): _digest(file) for file in sorted(part.rglob("*")) if file.is_file()}
-        manifest: dict[str, Any] = {"trial": trial.to_plain(), "files": digests}
+        kind = "trial" if isinstance(ended, EndedTrial) else "estimate"
+        manifest: dict[str, Any] = {kind: ended.to_plain(), "files": digests}
         manifest["digest"] = _digest_of_manifest(json.loads(json.dumps(manifest)))
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
         return part.rename(folder)
@@ -204,5 +264,5 @@ def _digest(file: Path) -> str:
 
 
 def _digest_of_manifest(manifest: Mapping[str, Any]) -> str:
-    content = {name: manifest[name] for name in ("trial", "files")}
+    content = {name: value for name, value in manifest.items() if name != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -87,6 +87,16 @@ class EstimateOutcome:
     host: str
     node: str = ""  # of Ray
 
+    def to_json(self) -> str:
+        """As one string."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "EstimateOutcome":
+        """The estimate of `to_json`."""
+        fields = json.loads(text)
+        return cls(**fields | {"rlct": RlctOutcome(**fields["rlct"])})
+
 
 @dataclass(frozen=True)
 class Stop:

@@ -1,6 +1,6 @@
-"""Recording the trials of a running study, whether the tracking store answers or not.
+"""Recording the trials and the estimates of a running study, whether the tracking store answers or not.
 
-While it answers, trials are written to it directly, and nothing else is written. When it does not, the study goes on: a
+While it answers, they are written to it directly, and nothing else is written. When it does not, the study goes on: a
 trial that ends goes to the outbox, and everything is tried again from time to time. A trial of whose run something is
 missing is put into the record whole at its end, from its files, which have every epoch.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from analysis.servers import wait_a_bounded_time, wait_briefly
 from study.errors import StudyError, without_secrets
-from study.record.outbox import EndedTrial
-from study.record.outcome import Outcome
+from study.record.outbox import EndedEstimate, EndedTrial
+from study.record.outcome import EstimateOutcome, Outcome
 from study.record.reader import FinishedTrial
 from study.record.stores import StoreError
 from study.record.usage import Allotment
@@ -40,7 +40,7 @@ class _Running:
 
 
 class Recorder:
-    """Records the trials of a study; none of its methods fails because the store is away, except `catch_up`.
+    """Records trials and estimates; none of its methods fails because the store is away, except those that wait for it.
 
     Args:
         record: of a study that this driver holds.
@@ -139,6 +139,17 @@ class Recorder:
             self._put(trial, reason=reason, host=host)
         return done
 
+    def estimate(self, estimate: EndedEstimate, outcome: EstimateOutcome, artifacts: Path) -> None:
+        """An estimate has been made, as in `RecordWriter.write_estimate`."""
+        try:
+            done = self._written(lambda: self.record.write_estimate(estimate, outcome, artifacts))
+        except StudyError:
+            # The study was lost to another driver.
+            self.record.outbox.put(estimate, outcome, artifacts)
+            raise
+        if not done:
+            self.record.outbox.put(estimate, outcome, artifacts)
+
     def is_back(self) -> bool:
         """Whether the store answers, as far as is known; it is asked if that is due.
 
@@ -163,16 +174,16 @@ class Recorder:
             time.sleep(min(0.2, self._patience.between_tries))
 
     def catch_up(self) -> None:
-        """The last trial has ended: as `wait`, but say that something waits."""
+        """The last trial or estimate has ended: as `wait`, but say that something waits."""
         if not self.is_up_to_date and not self._try_again():
             self._tell(
-                f"No trial is left to run. Waiting up to {self._patience.at_end:.0f} s for the record: {self._why()}"
+                f"Nothing is left to run. Waiting up to {self._patience.at_end:.0f} s for the record: {self._why()}"
             )
         self.wait()
         wait_a_bounded_time()
 
     def begin_running(self) -> None:
-        """Trials begin now: a store that does not answer is given up after seconds."""
+        """Trials or estimates begin now: a store that does not answer is given up after seconds."""
         wait_briefly()
 
     def _begin(self, trial: _Running) -> None:
@@ -197,8 +208,8 @@ class Recorder:
         if self._away_since is None:
             self._away_since = time.monotonic()
             self._tell(
-                f"The MLflow record at {without_secrets(self.record.stores.tracking_uri)} is away: {error.why} Trials "
-                f"go on; their results wait in {self.record.outbox.folder} until it is back."
+                f"The MLflow record at {without_secrets(self.record.stores.tracking_uri)} is away: {error.why} The "
+                f"work goes on; its results wait in {self.record.outbox.folder} until it is back."
             )
 
     def _try_again(self) -> bool:
@@ -240,12 +251,12 @@ class Recorder:
 
     def _gone(self) -> StudyError:
         outbox = self.record.outbox
-        waiting = f"Results of {len(outbox)} trial(s) wait in {outbox.place()}; " if len(outbox) else ""
+        waiting = f"{len(outbox)} result(s) wait in {outbox.place()}; " if len(outbox) else ""
         move = "" if outbox.place() == str(outbox.folder) else f" (move them to {outbox.folder} first)"
         return StudyError(
             f"the MLflow record at {without_secrets(self.record.stores.tracking_uri)} is away: {self._why()} {waiting}"
             f"when it is back, the same command puts them into the record{move} and computes none of them again: "
-            "finished trials are kept."
+            "what is finished is kept."
         )
 
 

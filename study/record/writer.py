@@ -27,7 +27,7 @@ from study.record.describe import describe_record
 from study.record.environment import describe_environment
 from study.record.journal import begin_log, end_log
 from study.record.lease import Lease, StopRequest, held_study, holders_in
-from study.record.outbox import EndedTrial, Entry, Former, Outbox
+from study.record.outbox import EndedEstimate, EndedTrial, EstimateEntry, Former, Outbox, TrialEntry
 from study.record.outcome import FAILED, EstimateOutcome, Outcome, RlctOutcome, describe_trial, mean_and_error
 from study.record.protocol import DataDigest, as_digest, digest_of, protocol_of
 from study.record.reader import FinishedTrial, RecordReader, usage_of
@@ -177,7 +177,7 @@ class RecordWriter(RecordReader):
             self._delete_what_does_not_count()
 
     def empty_outbox(self, say: Callable[[str], None] = lambda text: None) -> None:
-        """Put the trials that wait in the outbox into the record, and say how many; nothing if it has no such study."""
+        """Put what waits in the outbox into the record, and say how much it was; nothing if it has no such study."""
         if not len(self.outbox):
             return
         if self.run_id is None:
@@ -186,13 +186,16 @@ class RecordWriter(RecordReader):
             return
         entries, damaged = self.outbox.entries()
         for text in damaged:
-            say(f"A result that waited for the record is damaged and was set aside, its trial runs again: {text}")
+            say(f"A result that waited for the record is damaged and was set aside; it is computed again: {text}")
         for entry in entries:
-            self.deliver(entry)
+            if isinstance(entry, EstimateEntry):
+                self.deliver_estimate(entry)
+            else:
+                self.deliver(entry)
         if entries:
-            say(f"{len(entries)} trial(s) that had ended without the record are in it now; none was computed again.")
+            say(f"{len(entries)} result(s) that had waited for the record are in it now; none was computed again.")
 
-    def deliver(self, entry: Entry) -> None:
+    def deliver(self, entry: TrialEntry) -> None:
         """Put a trial of the outbox into the record, as if the record had been there, and remove it from the outbox.
 
         What the record has of its run so far is deleted. If this is cut short, it begins anew with the next call.
@@ -227,6 +230,19 @@ class RecordWriter(RecordReader):
                         trial.key, trial.config, entry.outcome(), entry.files, trial.supersedes, trial.ended
                     )
         self._deliveries.pop(entry.folder, None)
+        with disk_errors():
+            self.outbox.remove(entry)
+
+    def deliver_estimate(self, entry: EstimateEntry) -> None:
+        """Put an estimate of the outbox into the record, and remove it from the outbox; as `deliver`."""
+        estimate = entry.estimate
+        with self._writing():
+            of_these_settings = f"tags.{Tag.RLCT_SETTINGS} = '{estimate.settings.key()}'"
+            runs = self._search(f"tags.`{Tag.PARENT}` = '{estimate.run_id}' and {of_these_settings}")
+            if not any(run.info.status == "FINISHED" for run in runs):
+                for run in runs:
+                    self._client.delete_run(run.info.run_id)
+                self.write_estimate(estimate, entry.outcome(), entry.files)
         with disk_errors():
             self.outbox.remove(entry)
 
@@ -402,32 +418,35 @@ class RecordWriter(RecordReader):
             self._client.set_terminated(run_id, "FAILED", ended)
         del self._trial_runs[key]
 
-    def write_estimate(
-        self, key: str, trial: FinishedTrial, settings: RlctConfig, outcome: EstimateOutcome, artifacts: Path
-    ) -> None:
+    def ended_estimate(self, key: str, trial: FinishedTrial, settings: RlctConfig) -> EndedEstimate:
+        """What the record is to have of a repeated rlct estimate that has just been made."""
+        # The key as the trial's own runs have it.
+        return EndedEstimate(trial.stored_key or key, trial.run_id, settings, describe_environment(), _now())
+
+    def write_estimate(self, estimate: EndedEstimate, outcome: EstimateOutcome, artifacts: Path) -> None:
         """Write a repeated rlct estimate as a separate run under the trial's run, which stays unchanged."""
+        settings = estimate.settings
         values = mean_and_error({"rlct": outcome.rlct.estimates}) | {"seconds": outcome.seconds}
         tags = {
             Tag.LEVEL: Level.ESTIMATE,
-            # As the trial's own runs have it.
-            Tag.TRIAL_KEY: trial.stored_key or key,
+            Tag.TRIAL_KEY: estimate.key,
             Tag.RLCT_SETTINGS: settings.key(),
             **_rlct_tags(outcome.rlct),
             Tag.DEVICE: outcome.device,
             **_place_tags(outcome.host, outcome.node),
-            **describe_environment(),
+            **estimate.environment,
         }
         with self._writing():
-            of_trial = self._client.get_run(trial.run_id).data
+            of_trial = self._client.get_run(estimate.run_id).data
             inherited = {name: of_trial.tags[name] for name in (Tag.TASK, Tag.STATUS, Tag.DATA_DIGEST)}
             params = of_trial.params | {f"rlct_{name}": str(value) for name, value in settings.model_dump().items()}
-            run_id = self._create_run(f"rlct {settings.key()}", tags | inherited, parent=trial.run_id).info.run_id
+            name, ended = f"rlct {settings.key()}", estimate.ended
+            run_id = self._create_run(name, tags | inherited, estimate.run_id, started=ended).info.run_id
             self._client.log_artifacts(run_id, str(artifacts))
-            now = _now()
-            metrics = [Metric(name, value, now, 0) for name, value in values.items()]
+            metrics = [Metric(name, value, ended, 0) for name, value in values.items()]
             finite = [metric for metric in metrics if math.isfinite(metric.value)]
             self._client.log_batch(run_id, metrics=finite, params=_params(params))
-            self._client.set_terminated(run_id, "FINISHED")
+            self._client.set_terminated(run_id, "FINISHED", ended)
 
     def close_open_estimates(self) -> None:
         """Close the estimates that a killed driver left half written; they are estimated again."""

@@ -14,6 +14,7 @@ from study.engine.resources import Resources
 from study.engine.runner import RunTrial
 from study.engine.runners import make_runner
 from study.errors import StudyError
+from study.record.outbox import TrialEntry
 from study.record.outcome import Outcome
 from study.record.recorder import Patience
 from study.record.stores import Stores
@@ -166,7 +167,7 @@ def test_results_of_a_server_that_is_gone_for_good_wait_on_the_disk_and_the_same
 ) -> None:
     stores = Stores.under(tmp_path / "store", tracking_uri=server.uri)
     watching = Watching(server, kill_at="begun 3")
-    with pytest.raises(StudyError, match=r"connection is refused.* Results of 3 trial\(s\) wait in .*/outbox/small;"):
+    with pytest.raises(StudyError, match=r"connection is refused.* 3 result\(s\) wait in .*/outbox/small;"):
         run(spec, digits, stores, watching, [], at_end=1)
     assert watching.ended == 5
     waiting = RecordWriter(Stores.under(tmp_path / "store"), "small").outbox
@@ -181,12 +182,13 @@ def test_results_of_a_server_that_is_gone_for_good_wait_on_the_disk_and_the_same
     # The lock in the store tells at once that the first driver, which could not give its lease back, is dead.
     assert [text.partition(" from ")[0] for text in said] == [
         "Taken over",
-        "3 trial(s) that had ended without the record are in it now; none was computed again.",
+        "3 result(s) that had waited for the record are in it now; none was computed again.",
     ]
     assert_same_record(stores, undisturbed)
     assert optuna_values(stores) == optuna_values(undisturbed)
     runs = by_key(stores, "trial")
     for entry in ended:
+        assert isinstance(entry, TrialEntry)
         recorded = runs[entry.trial.key, ""]
         assert (recorded.info.start_time, recorded.info.end_time) == (entry.trial.started, entry.trial.ended)
     assert not (stores.root / "outbox").exists()

@@ -105,13 +105,13 @@ def test_results_wait_while_the_disk_of_the_record_or_of_the_artifacts_is_full(
     )
     cause = "database or disk is full" if full == "record" else "No space left on device"
     watching, said = Filling(disk), list[str]()
-    with pytest.raises(StudyError, match=rf"is away: .*{cause}.* Results of 2 trial\(s\) wait in .*/outbox/small;"):
+    with pytest.raises(StudyError, match=rf"is away: .*{cause}.* 2 result\(s\) wait in .*/outbox/small;"):
         run(spec, digits, stores, watching, said)
     assert (watching.begun, watching.ended) == (3, 3)
     assert sum("is away" in text for text in said) == 1
     disk.make_room()
     check_that_it_goes_on(spec, digits, stores, undisturbed, 0, said)
-    assert said[-1] == "2 trial(s) that had ended without the record are in it now; none was computed again."
+    assert said[-1] == "2 result(s) that had waited for the record are in it now; none was computed again."
 
 
 def test_results_lie_among_the_temporary_files_while_the_disk_of_the_whole_store_is_full(
@@ -127,7 +127,7 @@ def test_results_lie_among_the_temporary_files_while_the_disk_of_the_whole_store
     stores = Stores.under(disk.folder / "store")
     outbox = stores.outbox_folder(spec.name)
     watching = Filling(disk)
-    with pytest.raises(StudyError, match=rf"Results of 2 trial.* wait in .*small-outbox-.*move them to {outbox} first"):
+    with pytest.raises(StudyError, match=rf"2 result.* wait in .*small-outbox-.*move them to {outbox} first"):
         run(spec, digits, stores, watching, [])
     assert (watching.begun, watching.ended) == (3, 3)
     assert "No snapshot could be written to" in caplog.text

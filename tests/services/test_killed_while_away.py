@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from study.record.outbox import Outbox
+from study.record.outbox import Outbox, TrialEntry
 from study.record.stores import Stores
 from tests.services.mlflow_server import RestartableMLflow
 from tests.study.commands import Command
@@ -71,12 +71,13 @@ def test_results_that_wait_outlive_a_killed_driver_and_none_is_computed_again(tm
         server.start()
         with Command.start(tmp_path, *study) as command:
             assert command.end() == 0, command.text
-        told = f"{len(waiting)} trial(s) that had ended without the record are in it now; none was computed again."
+        told = f"{len(waiting)} result(s) that had waited for the record are in it now; none was computed again."
         assert told in command.text
         runs = {run.data.tags["trial_key"]: run for run in runs_of(stores, "small", "tags.level = 'trial'")}
         assert len(runs) == 4
         assert {run.info.status for run in runs.values()} == {"FINISHED"}
         for entry in waiting:
+            assert isinstance(entry, TrialEntry)
             recorded = runs[entry.trial.key].info
             assert (recorded.start_time, recorded.end_time) == (entry.trial.started, entry.trial.ended)
         assert not outbox.folder.parent.exists()

@@ -286,6 +286,16 @@ def test_a_search_that_learns_little_or_goes_on_with_other_workers_says_so(
     assert (said is None) if note is None else (said is not None and note in said)
 
 
+def test_a_search_without_regard_to_results_says_that_stopping_depends_on_the_workers() -> None:
+    stopping = {"rule": "dominated", "from_epoch": 1}
+    objectives = {"val_accuracy": "maximize", "weight_std": "minimize"}
+    spec = make_spec({"name": "random"}, WITH_CONDITIONS, trials=12, stopping=stopping, objectives=objectives)
+    said = note_on_workers(spec, 2, 3)
+    assert said is not None
+    assert "with 3 trials side by side, and now with 2: other trials will be stopped early than before" in said
+    assert note_on_workers(spec, 9, None) is None, "it never looks at a result"
+
+
 def test_a_study_that_is_stored_has_the_places_and_no_trial_that_was_not_begun() -> None:
     storage, record = InMemoryStorage(), MemoryRecord()
     spec = make_spec({"name": "tpe", "n_startup_trials": 4}, FEW)

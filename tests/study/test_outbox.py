@@ -21,8 +21,8 @@ from study.engine.growth import Growth, MergeError, growth_of
 from study.engine.ledger import GrowthLedger, SearchLedger
 from study.errors import StudyError
 from study.record.lease import LeaseLostError
-from study.record.outbox import EndedTrial, Former, Outbox
-from study.record.outcome import Progress
+from study.record.outbox import EndedEstimate, EndedTrial, EstimateEntry, Former, Outbox, TrialEntry
+from study.record.outcome import EstimateOutcome, Progress, RlctOutcome
 from study.record.recorder import Patience, Recorder
 from study.record.usage import Allotment, Machine, Usage
 from study.record.writer import RecordWriter
@@ -40,6 +40,13 @@ from trainables.trial import TrialConfig
 SPEC = sweep_spec(weights=(0, 1), replicates=2)
 CONFIG, OTHER = SPEC.listed()
 KEY = CONFIG.key(DIGEST)
+SETTINGS = CONFIG.rlct
+ESTIMATED = EstimateOutcome(
+    RlctOutcome([[1.0, 2.0], [3.0, 4.0]], [0.1, 1 / 3], 8.0, ["sound", "sound"], ["", ""], {"gradient": [0.1, 0.2]}),
+    seconds=1.5,
+    device="cpu",
+    host="here",
+)
 ALLOTMENT = Allotment(2, 0)
 ACCOUNT = Account(BudgetConfig(), ALLOTMENT)
 NODE = ALLOTMENT.on(Machine(8, 0, "small"))
@@ -79,6 +86,26 @@ def away(record: RecordWriter) -> Callable[[], None]:
     return back
 
 
+def fail_at(at: int, record: RecordWriter, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make the nth call that writes to the record fail; the names of those that were made follow in the list."""
+    calls: list[str] = []
+
+    def failing(name: str) -> Callable[..., Any]:
+        write = getattr(record._client, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls.append(name)
+            if len(calls) == at:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(*arguments, **options)
+
+        return call
+
+    for name in ("create_run", "log_batch", "log_artifacts", "set_terminated"):
+        monkeypatch.setattr(record._client, name, failing(name))
+    return calls
+
+
 def recorder_of(record: RecordWriter, said: list[str] | None = None, **patience: float) -> Recorder:
     tell = (lambda text: None) if said is None else said.append
     return Recorder(record, tell, Patience(**{"between_tries": 0.0, "at_end": 0.3} | patience))
@@ -103,12 +130,45 @@ def test_an_entry_is_read_as_it_was_put(tmp_path: Path, files: Path) -> None:
     folder = outbox.put(trial, outcome, files)
     (entry,), damaged = Outbox(outbox.folder).entries()
     assert damaged == []
+    assert isinstance(entry, TrialEntry)
     assert (entry.folder, entry.trial) == (folder, trial)
     assert entry.outcome().to_json() == outcome.to_json()
     assert [epoch["train_loss"] for epoch in entry.epochs()] == [[0.1, 0.3], [1 / 3, 0.2]]
     assert (entry.files / "checkpoint" / "weights.safetensors").read_bytes() == bytes(range(256))
     outbox.remove(entry)
     assert not outbox.folder.parent.exists(), "an empty outbox leaves no folder"
+
+
+def test_an_estimate_is_read_as_it_was_put(tmp_path: Path, files: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox" / "study")
+    estimate = EndedEstimate("key", "run", SETTINGS, {"git_commit": "abc"}, ended=3)
+    folder = outbox.put(estimate, ESTIMATED, files)
+    (entry,), damaged = Outbox(outbox.folder).entries()
+    assert damaged == []
+    assert isinstance(entry, EstimateEntry)
+    assert (entry.folder, entry.estimate, entry.outcome()) == (folder, estimate, ESTIMATED)
+    assert (entry.files / "history.parquet").read_bytes() == (files / "history.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_an_estimate_whose_writing_is_cut_short_anywhere_is_in_the_record_once_in_the_end(
+    at: int, record: RecordWriter, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record.start_trial(KEY, CONFIG)
+    record.finish_trial(KEY, CONFIG, make_outcome(CONFIG, falling), files)
+    estimate = record.ended_estimate(KEY, record.finished()[KEY], SETTINGS)
+    recorder = recorder_of(record)
+    calls = fail_at(at, record, monkeypatch)
+    recorder.estimate(estimate, ESTIMATED, files)
+    assert len(record.outbox) == (at <= 4), "four calls write it"
+    recorder.catch_up()
+    assert len(calls) >= 4
+    assert not record.outbox.folder.exists()
+    (run,) = runs_of(record.stores, SPEC.name, "tags.level = 'estimate'")
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", estimate.ended, estimate.ended)
+    assert run.data.metrics["rlct"] == 2.5
+    assert run.data.tags["trial_key"] == KEY
+    assert record.estimated() == {(KEY, SETTINGS.key())}
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "outcome.json", "files/history.parquet"])
@@ -273,22 +333,7 @@ def test_a_delivery_that_is_cut_short_anywhere_leaves_one_run_in_the_end(
     recorder.start(KEY, CONFIG)
     recorder.finish(KEY, make_outcome(CONFIG, falling), files)
     back()
-    calls = 0
-
-    def failing(name: str) -> Callable[..., Any]:
-        write = getattr(record._client, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == at:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return write(*arguments, **options)
-
-        return call
-
-    for name in ("create_run", "log_batch", "log_artifacts", "set_terminated"):
-        monkeypatch.setattr(record._client, name, failing(name))
+    calls = fail_at(at, record, monkeypatch)
     if at % 2:
         recorder.catch_up()
     else:
@@ -297,7 +342,7 @@ def test_a_delivery_that_is_cut_short_anywhere_leaves_one_run_in_the_end(
         # The next driver.
         record = RecordWriter(record.stores, SPEC.name)
         record.empty_outbox()
-    assert calls >= at
+    assert len(calls) >= at
     run = run_of(record)
     assert run.info.status == "FINISHED"
     assert len(runs_of(record.stores, SPEC.name, "tags.level = 'replicate'")) == 2
@@ -320,7 +365,7 @@ def test_the_user_is_told_once_that_the_record_is_away_and_once_that_it_is_back(
     back()
     recorder.catch_up()
     assert said[1:] == [
-        "1 trial(s) that had ended without the record are in it now; none was computed again.",
+        "1 result(s) that had waited for the record are in it now; none was computed again.",
         "The MLflow record is back.",
     ]
 
@@ -333,7 +378,7 @@ def test_a_record_that_stays_away_ends_the_study_with_where_the_results_are(reco
     recorder.finish(KEY, make_outcome(CONFIG, falling), files)
     with pytest.raises(
         StudyError,
-        match=r"was deleted or exchanged.* Results of 1 trial\(s\) wait in .*/outbox/made-up;.* same command",
+        match=r"was deleted or exchanged.* 1 result\(s\) wait in .*/outbox/made-up;.* same command",
     ):
         recorder.catch_up()
     assert len(record.outbox) == 1
