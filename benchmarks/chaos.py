@@ -1,15 +1,17 @@
 """Does a study that many random faults hit end with the record of the undisturbed one, and what does a fault cost?
 
-The study runs as a user runs it, two trials at a time, on a Ray of its own and with an MLflow server over SQLite
-(`--record server`) or SQLite alone. Processes are killed, signals sent, the server goes away, files are damaged or
-deleted; when the command ends with another code than 0, it is typed again. In the end keys, values, files and Optuna's
-trials are compared with those of the same study that nothing disturbed: to the last bit, but for times and places.
+The study runs as a user runs it, two trials at a time, on a Ray of its own (`--ray own`) or on a cluster of three nodes
+(`--ray nodes`), with an MLflow server over SQLite (`--record server`) or SQLite alone. Processes and nodes are killed,
+signals sent, the server goes away, files are damaged or deleted; when the command ends with another code than 0, it is
+typed again. In the end keys, values, files and Optuna's trials are compared with those of the same study that nothing
+disturbed: to the last bit, but for times and places.
 
 The order of the faults and the waits before them follow from the seed. Seconds are those of the machine with all that
 runs beside.
 
     python benchmarks/chaos.py --faults 100 --trials 150 --seed 1
     python benchmarks/chaos.py --faults 20 --trials 30 --seed 2 --record file
+    python benchmarks/chaos.py --faults 20 --trials 30 --seed 3 --ray nodes
 """
 
 import argparse
@@ -27,10 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import hardware, spread
-from tests.services.chaos import NAME, Chaos, Fault, Happened, make_schedule
+from tests.services.chaos import HEAD, NAME, Chaos, Fault, Happened, make_schedule
 from tests.services.mlflow_server import RestartableMLflow
 from tests.services.same_record import Recorded, differences
 from tests.study.commands import still_running
+from tests.study.nodes import cluster_of_nodes
 
 CONSOLE = Console(width=160)
 
@@ -42,6 +45,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=150, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     parser.add_argument("--record", choices=("server", "file"), default="server")
+    parser.add_argument("--ray", choices=("own", "nodes"), default="own")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where stores and outputs stay (default: nowhere)")
     options = parser.parse_args()
     with ExitStack() as stack:
@@ -55,10 +59,18 @@ def main() -> None:
             server = RestartableMLflow(folder / "server")
             stack.callback(server.kill)
             server.start()
+        nodes = None
+        if options.ray == "nodes":
+            nodes = stack.enter_context(cluster_of_nodes())
+            nodes.start(HEAD, cpus=0)
+            for name in ("one", "other"):
+                nodes.start(name)
         began = time.perf_counter()
-        disturbed = Chaos(
-            folder / "disturbed", options.trials, server, lambda each: print_fault(each, time.perf_counter() - began)
-        )
+
+        def tell(happened: Happened) -> None:
+            print_fault(happened, time.perf_counter() - began)
+
+        disturbed = Chaos(folder / "disturbed", options.trials, server, nodes, tell)
         seconds["disturbed"] = timed(disturbed, make_schedule(options.seed, options.faults, disturbed.kinds))
         print_kinds(disturbed.happened)
         print_end(undisturbed, disturbed, seconds, options)
@@ -115,8 +127,8 @@ def print_end(undisturbed: Chaos, disturbed: Chaos, seconds: dict[str, float], o
         CONSOLE.print(f"{what}: {len(found)}", *map(str, found), sep="\n  ", markup=False, soft_wrap=True)
     versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "mlflow", "optuna", "torch"))
     CONSOLE.print(
-        f"seed {options.seed}, record: {options.record}; {hardware('cpu')}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {versions}"
+        f"seed {options.seed}, record: {options.record}, Ray: {options.ray}; {hardware('cpu')}, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
     )
 
 

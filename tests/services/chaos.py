@@ -1,8 +1,8 @@
 """A study under faults: processes killed, signals, a tracking server that goes away, damaged files.
 
-The study runs as a user runs it, `python study/run.py small.yaml …`, on a Ray of its own. Whenever the command ends
-with another code than 0 it is typed again. Which faults come, in which order and after which waits, follows from a
-seed; what they hit is the machine's affair.
+The study runs as a user runs it, `python study/run.py small.yaml …`, on a Ray of its own or on a cluster of nodes.
+Whenever the command ends with another code than 0 it is typed again. Which faults come, in which order and after which
+waits, follows from a seed; what they hit is the machine's affair.
 """
 
 import os
@@ -27,6 +27,7 @@ from study.record.stores import Stores
 from tests.services.mlflow_server import RestartableMLflow
 from tests.services.same_record import Place
 from tests.study.commands import still_running
+from tests.study.nodes import Nodes
 
 NAME = "chaos"
 # A search whose sampler looks at results: it goes another way if one of them is missing or different. A trial takes
@@ -52,6 +53,7 @@ REPOSITORY = Path(__file__).parents[2]
 OPTIONS = ("--concurrent", "2", "--snapshot-interval", "0.2", "--restarts", "1000")
 ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY)}
 INTERVAL = 0.1
+HEAD = "head"  # the cluster's node that is not killed
 # Seconds in which a driver must be at work or at its end.
 PATIENCE = 300.0
 # Commands for each fault, after which the study seems to get nowhere.
@@ -68,6 +70,7 @@ AWAY = "MLflow server away"
 CUT, GONE = "snapshots cut off, workers killed", "snapshots deleted, workers killed"
 NO_OPTUNA, HALF_OPTUNA = "driver killed, optuna.db deleted", "driver killed, optuna.db cut off"
 SECOND = "second driver started"
+NODE = "node killed, and back later"
 # Each with its share. Workers and servers go away more often than drivers, here as elsewhere.
 KINDS = {
     WORKER: 10,
@@ -75,6 +78,7 @@ KINDS = {
     GONE: 5,
     AWAY: 8,
     SECOND: 3,
+    NODE: 8,
     RAYLET: 1,
     GCS: 1,
     DRIVER: 1,
@@ -90,6 +94,7 @@ CODES: Mapping[str, set[int | None]] = {
     GONE: {None},
     AWAY: {None},
     SECOND: {None},
+    NODE: {None},
     RAYLET: {2},
     GCS: {2},
     DRIVER: {-signal.SIGKILL},
@@ -161,12 +166,15 @@ class Chaos:
         folder: of the study file and, in `store`, of its record.
         trials: of the study.
         server: the tracking server, which is running; without one the record is a SQLite file.
+        nodes: the cluster, which is running: a head without CPUs, and nodes of one CPU each. Without one, the study
+            starts a Ray of its own.
         tell: is given a line for each fault.
     """
 
     folder: Path
     trials: int
     server: RestartableMLflow | None = None
+    nodes: Nodes | None = None
     tell: Callable[[Happened], None] = lambda happened: None
     lives: list[Life] = field(default_factory=list)
     happened: list[Happened] = field(default_factory=list)
@@ -191,7 +199,9 @@ class Chaos:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of faults that can befall it."""
-        return tuple(kind for kind in KINDS if kind != AWAY or self.server is not None)
+        impossible = {NODE} if self.nodes is None else {RAYLET, GCS}
+        impossible |= {AWAY} if self.server is None else set()
+        return tuple(kind for kind in KINDS if kind not in impossible)
 
     def run(self, schedule: Sequence[Fault]) -> None:
         """Run the study to its end, under these faults.
@@ -271,9 +281,13 @@ class Chaos:
             return f"for {fault.lasts} s"
         elif kind == SECOND:
             return self._start_second()
+        elif kind == NODE:
+            return self._lose_a_node(fault.lasts)
         else:
             life.process.kill()
             life.process.wait()
+            # Those on a cluster end when it has noticed.
+            self._wait(lambda: not self._workers(), "the dead driver's workers to end")
         if kind == AT_START:
             again = self._start()
             end = time.monotonic() + fault.lasts
@@ -297,6 +311,19 @@ class Chaos:
                 os.truncate(file, file.stat().st_size // 2)
                 count += 1
         return f"of {count} trial(s)"
+
+    def _lose_a_node(self, seconds: float) -> str:
+        """Kill a node with all its processes, one with a trial if there is one; it is back after so many seconds."""
+        assert self.nodes is not None
+        names = [name for name in self.nodes.processes if name != HEAD]
+        busy = [name for name in names if self._workers_in(self.nodes.processes[name].pid)]
+        name = (busy or names)[0]
+        self.nodes.kill(name)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._tick()
+        self.nodes.start(name)
+        return f"for {seconds} s"
 
     def _start_second(self) -> str:
         """Type the command a second time while the first one runs: it must refuse."""
@@ -345,7 +372,7 @@ class Chaos:
     def _is_at_work(self) -> bool:
         """Wait until a trial runs, typing the command if need be; False if the study ends before."""
         end = time.monotonic() + PATIENCE
-        while not self._workers():
+        while not (self._runs and self._workers()):
             if not self._runs:
                 if self.lives and self.lives[-1].process.returncode == 0:
                     return False
@@ -369,7 +396,8 @@ class Chaos:
         return self.lives[-1]
 
     def _type(self, output: str) -> Life:
-        where = ("--tracking-uri", self.server.uri) if self.server else ()
+        where = ["--tracking-uri", self.server.uri] if self.server else []
+        where += ["--address", self.nodes.address] if self.nodes else []
         with (self.folder / output).open("wb") as file:
             process = subprocess.Popen(
                 [
@@ -382,7 +410,7 @@ class Chaos:
                     *OPTIONS,
                 ],
                 cwd=self.folder,
-                env=os.environ | ENVIRONMENT,
+                env=(self.nodes.environment if self.nodes else os.environ) | ENVIRONMENT,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -421,12 +449,21 @@ class Chaos:
 
     def _workers(self) -> list[psutil.Process]:
         """The processes that run a trial now."""
+        if self.nodes is not None:
+            roots = [process.pid for process in self.nodes.processes.values()]
+        else:
+            roots = [self.lives[-1].process.pid] if self._runs else []
+        return [worker for root in roots for worker in self._workers_in(root)]
+
+    def _workers_in(self, root: int) -> list[psutil.Process]:
+        """Those among the processes that a process has started, and that these have started."""
         found = []
-        for process in self._children():
-            with suppress(psutil.Error):
-                title = " ".join(process.cmdline())
-                if title.startswith("ray::") and "train" in title:
-                    found.append(process)
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(root).children(recursive=True):
+                with suppress(psutil.Error):
+                    title = " ".join(process.cmdline())
+                    if title.startswith("ray::") and "train" in title:
+                        found.append(process)
         return found
 
     def _kill_what_is_left(self) -> None:
