@@ -24,7 +24,8 @@ from analysis.tracking import quieten_mlflow, search_all_runs
 from study.record.stores import Stores
 
 # Tags of trials and replicates that say where and by which commit a run was made, and after which interruptions.
-OF_THE_RUN = {Tag.GIT_COMMIT, Tag.HOST, Tag.NODE, Tag.PARENT, Tag.SUPERSEDES, Tag.USED_BEFORE}
+OF_THE_PLACE = {Tag.HOST, Tag.NODE, Tag.NODE_TYPE, Tag.NODE_SHARE}
+OF_THE_RUN = OF_THE_PLACE | {Tag.GIT_COMMIT, Tag.PARENT, Tag.SUPERSEDES, Tag.USED_BEFORE}
 OF_THE_OUTCOME = {"seconds", "host", "node"}
 TABLES = (Artifact.HISTORY, Artifact.RLCT_TRACE)
 
