@@ -32,7 +32,6 @@ from benchmarks.machine import hardware, spread
 from tests.services.chaos import HEAD, NAME, Chaos, Fault, Happened, make_schedule
 from tests.services.mlflow_server import RestartableMLflow
 from tests.services.same_record import Recorded, differences
-from tests.study.commands import still_running
 from tests.study.nodes import cluster_of_nodes
 
 CONSOLE = Console(width=160)
@@ -122,7 +121,7 @@ def print_end(undisturbed: Chaos, disturbed: Chaos, seconds: dict[str, float], o
         ("differences from the undisturbed record", differing),
         ("faults with another exit code than expected", disturbed.surprises()),
         ("files left behind", disturbed.left_behind()),
-        ("processes left behind", still_running(disturbed.family)),
+        ("processes left behind", disturbed.left_running()),
     ):
         CONSOLE.print(f"{what}: {len(found)}", *map(str, found), sep="\n  ", markup=False, soft_wrap=True)
     versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "mlflow", "optuna", "torch"))

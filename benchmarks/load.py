@@ -162,6 +162,8 @@ def main() -> None:
     parser.add_argument("--runner", choices=("here", "ray"), default="here")
     parser.add_argument("--without-steps", action="store_true", help="run the trials, not the steps around a run")
     options = parser.parse_args()
+    if options.sampler == "grid" and any(trials % -(-trials // CHOICES) for trials in options.trials):
+        parser.error(f"--trials: no grid of at most {CHOICES:,} weights for each width has that many trials.")
     seconds: dict[str, dict[int, float]] = defaultdict(dict)
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -184,8 +186,6 @@ def a_spec(trials: int, options: argparse.Namespace) -> StudySpec:
     space: dict[str, Any] = {"hidden_layers": 1, "target_depth": 1}
     if sampler == "grid":
         widths = -(-trials // CHOICES)
-        if trials % widths:
-            raise SystemExit(f"--trials: no grid of {widths} widths has {trials:,} trials.")
         space |= {"width": [*range(8, 8 + widths)], "aux_weight": [*map(float, range(trials // widths))]}
     else:
         space |= {"width": {"low": 8, "high": 64}, "aux_weight": {"low": 0.01, "high": 100.0, "log": True}}

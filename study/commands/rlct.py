@@ -5,6 +5,7 @@ import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -102,6 +103,10 @@ def _open(options: argparse.Namespace, console: Console) -> _Study:
     stores = stores_of(options)
     record = RecordWriter(stores, options.study)
     spec = record.spec()
+    if len(record.outbox) and not options.plan:
+        # Trials and estimates may be among what waits.
+        with record.held(partial(_tell, console)):
+            record.refresh()
     plan = make_plan(spec, [load_task(task, data_of(options)) for task in spec.tasks], record)
     return _Study(
         record=record,
@@ -243,17 +248,21 @@ def _run(
         return 0
     if not jobs:
         return 0
-
-    def tell(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
+    tell = partial(_tell, console)
     with study.record.held(tell):
-        # Another driver may have made some of them meanwhile, and some may have waited in the outbox.
+        # Another driver may have made some of them meanwhile, or given trials more replicates.
+        now = study.record.finished()
+        if any(key not in now or now[key].run_id != trial.run_id for key, trial in trials.items()):
+            raise StudyError("trials of the study have changed meanwhile. Run the same command again.")
         jobs = jobs_to_do(study.record, trials, settings)
         if not jobs:
             return 0
         with EstimateProgress(len(jobs), console) as watch:
             return run_jobs(jobs, study.record, study.data, study.runner, watch, tell)
+
+
+def _tell(console: Console, text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def _compare(study: _Study, keys: Sequence[str], names: Mapping[str, str], console: Console) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from analysis.layout import Artifact
 from study.engine.runner import Estimated, Runner, StudyData, Watcher
-from study.errors import StudyError, first_line, last_line
+from study.errors import disk_errors, first_line, last_line
 from study.interrupts import deferred
 from study.record.outcome import EstimateOutcome
 from study.record.reader import FinishedTrial
@@ -65,8 +65,8 @@ def run_jobs(
 ) -> int:
     """Carry out the jobs, given the data of their tasks, and record each estimate; return how many failed.
 
-    `tell` is given sentences for the user. While the record cannot be reached, what runs goes on, for as long as
-    `patience` says, and its results wait on the disk.
+    `tell` is given sentences for the user. While the record cannot be reached, what runs goes on, and its results wait
+    on the disk; when nothing runs, the record is waited for as long as `patience` says.
 
     Raises:
         HeldError: another driver holds the study.
@@ -79,12 +79,15 @@ def run_jobs(
     recorder = Recorder(record, tell, patience)
 
     def weights(job: Job, patiently: bool) -> bytes | None:
-        while recorder.is_back() or patiently:
-            recorder.wait()
+        failed_before = False
+        while recorder.is_there(something_runs=not patiently):
             try:
                 return _checkpoint_of(job, record, data[job.task].digest)
             except StoreError as error:
-                recorder.lose(error)
+                # If the record answers, and goes on not to give this file, others may be there.
+                if recorder.answers() and failed_before:
+                    raise _unreadable(error) from error
+                failed_before = True
         return None
 
     with (
@@ -115,21 +118,24 @@ def _checkpoint_of(job: Job, record: RecordWriter, data_digest: str) -> bytes:
     Raises:
         CheckpointError: the record does not have it, or it cannot be read: the other trials' may be there.
         CheckpointMismatchError: it belongs to other code or data.
-        StoreError: the record cannot be reached.
+        StoreError: the record cannot be reached, or does not give the file.
+        StudyError: there is no room for it on the disk.
     """
     from trainables.checkpoint import load_checkpoint
 
     if not record.has_artifact(job.trial.run_id, Artifact.CHECKPOINT):
         raise CheckpointError(f"the record has no checkpoint of this trial ({Artifact.CHECKPOINT} is missing)")
-    with tempfile.TemporaryDirectory() as folder:
+    with disk_errors(), tempfile.TemporaryDirectory() as folder:
+        file = record.download(job.trial.run_id, Artifact.CHECKPOINT, Path(folder))
         try:
-            file = record.download(job.trial.run_id, Artifact.CHECKPOINT, Path(folder))
             load_checkpoint(file, data_digest)
             return file.read_bytes()
-        except (StudyError, OSError) as error:
-            # If the record still answers, this file cannot be read, and others may be.
-            record.touch()
-            raise CheckpointError(f"its checkpoint cannot be read: {first_line(error.__cause__ or error)}") from error
+        except OSError as error:
+            raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> CheckpointError:
+    return CheckpointError(f"its checkpoint cannot be read: {first_line(error.__cause__ or error)}")
 
 
 def _as_json(outcome: EstimateOutcome) -> bytes:
@@ -144,13 +150,8 @@ def _written(estimated: Estimated) -> Iterator[Path]:
     """The files of an estimate for the record, in a temporary folder."""
     from study.engine.worker import write_trace
 
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            (folder / Artifact.ESTIMATE).write_bytes(_as_json(estimated.outcome))
-            write_trace(folder, estimated.trace, estimated.outcome.rlct)
-            yield folder
-    except OSError as error:
-        raise StudyError(
-            f"an estimate's files cannot be written: {error}. Make room on the disk, then run the same command again."
-        ) from error
+    with disk_errors(), tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / Artifact.ESTIMATE).write_bytes(_as_json(estimated.outcome))
+        write_trace(folder, estimated.trace, estimated.outcome.rlct)
+        yield folder

@@ -154,10 +154,11 @@ def note_on_workers(spec: StudySpec, workers: int, before: int | None) -> str | 
     if spec.trials is None or not (looks or spec.stopping):
         return None
     if before not in (None, workers):
-        what = f"{spec.sampler.name} will choose other trials" if looks else "other trials will be stopped early"
+        changes = [f"{spec.sampler.name} will choose other trials"] if looks else []
+        changes += ["other trials will be stopped early"] if spec.stopping else []
         return (
-            f"The study was last run with {before} trials side by side, and now with {workers}: {what} than before "
-            f"(--concurrent {before} keeps to them)."
+            f"The study was last run with {before} trials side by side, and now with {workers}: "
+            f"{' and '.join(changes)} than before (--concurrent {before} keeps to them)."
         )
     if looks and 2 * lag_of(workers) > spec.trials:
         return (

@@ -160,17 +160,8 @@ class Ledger(ABC, Generic[_Trial]):
             )
 
     def _record_is_there(self) -> bool:
-        """Whether the record can be read. If not, trials run that are to end meanwhile: without any, it is waited for.
-
-        Raises:
-            StudyError: no trial runs, and the record stays away.
-        """
-        if self._recorder.is_back():
-            return True
-        if self.handed_out > self.finished + self.failed:
-            return False
-        self._recorder.wait()
-        return True
+        """Whether the record can be read, as `Recorder.is_there`."""
+        return self._recorder.is_there(something_runs=self.handed_out > self.finished + self.failed)
 
     def _stage_if_due(self, key: str, progress: Progress) -> dict[str, str]:
         """The tags on a trial's stage, for those who look at the record; few, because each is a request."""

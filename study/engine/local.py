@@ -93,9 +93,13 @@ class LocalRunner:
         from study.engine.worker import estimate_again
         from trainables.errors import CheckpointMismatchError
 
+        # The last one is kept: a trial's jobs are consecutive.
+        of_trial, checkpoint = "", None
         for job in jobs:
             try:
-                checkpoint = weights(job, patiently=True)
+                if job.trial_key != of_trial:
+                    of_trial, checkpoint = "", weights(job, patiently=True)
+                    of_trial = job.trial_key
                 assert checkpoint is not None, "it was waited for"
                 yield job, estimate_again(checkpoint, data[job.task], job.settings, self._device)
             except (StudyError, CheckpointMismatchError):

@@ -1,7 +1,7 @@
 """Estimates on Ray: one task per trial and settings.
 
 The tasks are independent: a worker that dies is replaced, and its task starts again. While the record is away, tasks
-that run go on, and no other begins.
+go on for the trials whose weights are here already.
 """
 
 from collections import defaultdict

@@ -170,7 +170,7 @@ class Outbox:
                 folder = _write(Path(tempfile.mkdtemp(prefix=f"{self.folder.name}-outbox-")), ended, outcome, files)
             except OSError:
                 raise StudyError(
-                    f"the result of trial {ended.key} can be written neither to the record nor to {self.folder}: "
+                    f"a result of trial {ended.key} can be written neither to the record nor to {self.folder}: "
                     f"{error}. Make room on the disk, then run the same command again: what is in the record or in "
                     "that folder is kept."
                 ) from error
@@ -190,9 +190,12 @@ class Outbox:
             try:
                 entries.append(self.read(folder))
             except DamagedError as error:
-                aside = folder.rename(folder.with_name(folder.name + DAMAGED))
-                damaged.append(f"{aside}: {error}")
+                damaged.append(f"{self.set_aside(folder)}: {error}")
         return sorted(entries, key=lambda entry: entry.ended), damaged
+
+    def set_aside(self, folder: Path) -> Path:
+        """Take a folder out of those that wait; return its new path."""
+        return folder.rename(folder.with_name(folder.name + DAMAGED))
 
     def read(self, folder: Path) -> TrialEntry | EstimateEntry:
         """The result in a folder of the outbox.

@@ -66,7 +66,7 @@ class Recorder:
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether the store answered when it was last asked, and no trial waits for it."""
+        """Whether the store answered when it was last asked, and no result waits for it."""
         return self._away_since is None and not len(self.record.outbox)
 
     @property
@@ -141,14 +141,13 @@ class Recorder:
 
     def estimate(self, estimate: EndedEstimate, outcome: EstimateOutcome, artifacts: Path) -> None:
         """An estimate has been made, as in `RecordWriter.write_estimate`."""
+        done = False
         try:
             done = self._written(lambda: self.record.write_estimate(estimate, outcome, artifacts))
-        except StudyError:
-            # The study was lost to another driver.
-            self.record.outbox.put(estimate, outcome, artifacts)
-            raise
-        if not done:
-            self.record.outbox.put(estimate, outcome, artifacts)
+        finally:
+            # Also if the study was lost to another driver.
+            if not done:
+                self.record.outbox.put(estimate, outcome, artifacts)
 
     def is_back(self) -> bool:
         """Whether the store answers, as far as is known; it is asked if that is due.
@@ -160,6 +159,29 @@ class Recorder:
         if time.monotonic() < self._next_try:
             return False
         return self._try_again()
+
+    def is_there(self, something_runs: bool) -> bool:
+        """Whether the store can be read. If not, and nothing runs that is to end meanwhile, it is waited for.
+
+        Raises:
+            StudyError: nothing runs, and the store stays away.
+        """
+        if self.is_back():
+            return True
+        if something_runs:
+            return False
+        self.wait()
+        return True
+
+    def answers(self) -> bool:
+        """Ask the store now, after an error, whether it answers."""
+        try:
+            self.record.touch()
+        except StoreError as error:
+            self.lose(error)
+            return False
+        wait_briefly()
+        return True
 
     def wait(self) -> None:
         """Wait until the store is back, and all that waited is in the record.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
@@ -187,11 +187,13 @@ class RecordWriter(RecordReader):
         entries, damaged = self.outbox.entries()
         for text in damaged:
             say(f"A result that waited for the record is damaged and was set aside; it is computed again: {text}")
-        for entry in entries:
-            if isinstance(entry, EstimateEntry):
-                self.deliver_estimate(entry)
-            else:
+        for entry in list(entries):
+            if isinstance(entry, TrialEntry):
                 self.deliver(entry)
+            elif not self.deliver_estimate(entry):
+                entries.remove(entry)
+                aside = self.outbox.set_aside(entry.folder)
+                say(f"An estimate that waited for the record was set aside, which no longer has its trial: {aside}")
         if entries:
             say(f"{len(entries)} result(s) that had waited for the record are in it now; none was computed again.")
 
@@ -233,10 +235,15 @@ class RecordWriter(RecordReader):
         with disk_errors():
             self.outbox.remove(entry)
 
-    def deliver_estimate(self, entry: EstimateEntry) -> None:
-        """Put an estimate of the outbox into the record, and remove it from the outbox; as `deliver`."""
+    def deliver_estimate(self, entry: EstimateEntry) -> bool:
+        """Put an estimate of the outbox into the record, and remove it from the outbox; as `deliver`.
+
+        False if the record no longer has the trial's run, or that was superseded; nothing is done then.
+        """
         estimate = entry.estimate
         with self._writing():
+            if not self._has_run(estimate.run_id):
+                return False
             of_these_settings = f"tags.{Tag.RLCT_SETTINGS} = '{estimate.settings.key()}'"
             runs = self._search(f"tags.`{Tag.PARENT}` = '{estimate.run_id}' and {of_these_settings}")
             if not any(run.info.status == "FINISHED" for run in runs):
@@ -245,6 +252,7 @@ class RecordWriter(RecordReader):
                 self.write_estimate(estimate, entry.outcome(), entry.files)
         with disk_errors():
             self.outbox.remove(entry)
+        return True
 
     def ended_trial(
         self,
@@ -533,6 +541,15 @@ class RecordWriter(RecordReader):
             # The record was lost, and this is a new one.
             if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
                 raise
+
+    def _has_run(self, run_id: str) -> bool:
+        """Whether the record has a run that was not deleted."""
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                raise
+            return False
 
     def _delete_children(self, run_id: str) -> None:
         for run in self._search(f"tags.`{Tag.PARENT}` = '{run_id}'"):

@@ -180,6 +180,7 @@ class Chaos:
     happened: list[Happened] = field(default_factory=list)
     family: set[psutil.Process] = field(default_factory=set)  # every process that a life has had, as far as seen
     _server_back: float | None = None  # when it is to be started again
+    _node_back: tuple[float, str] | None = None  # the same of a node, and its name
     _planned: int = 0
 
     def __post_init__(self) -> None:
@@ -229,6 +230,13 @@ class Chaos:
     def surprises(self) -> list[Happened]:
         """The faults after which the command did something else than it should; it may have been at its end."""
         return [each for each in self.happened if each.code not in CODES[each.fault.kind] | {0}]
+
+    def left_running(self) -> list[psutil.Process]:
+        """Processes of a study that has ended: all that it had on a Ray of its own, its workers on a cluster."""
+        end = time.monotonic() + 30
+        while (workers := self._workers()) and time.monotonic() < end:
+            time.sleep(INTERVAL)
+        return still_running(self.family) + workers
 
     def left_behind(self) -> list[str]:
         """What a study that has ended should not have left in its store: snapshots, and results without a record."""
@@ -286,8 +294,6 @@ class Chaos:
         else:
             life.process.kill()
             life.process.wait()
-            # Those on a cluster end when it has noticed.
-            self._wait(lambda: not self._workers(), "the dead driver's workers to end")
         if kind == AT_START:
             again = self._start()
             end = time.monotonic() + fault.lasts
@@ -315,14 +321,12 @@ class Chaos:
     def _lose_a_node(self, seconds: float) -> str:
         """Kill a node with all its processes, one with a trial if there is one; it is back after so many seconds."""
         assert self.nodes is not None
+        self._wait(lambda: self._node_back is None, "the last node to come back")
         names = [name for name in self.nodes.processes if name != HEAD]
         busy = [name for name in names if self._workers_in(self.nodes.processes[name].pid)]
         name = (busy or names)[0]
         self.nodes.kill(name)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._tick()
-        self.nodes.start(name)
+        self._node_back = time.monotonic() + seconds, name
         return f"for {seconds} s"
 
     def _start_second(self) -> str:
@@ -388,10 +392,12 @@ class Chaos:
         return self.lives[-1].process.returncode if self.lives else None
 
     def _start(self) -> Life:
-        """Type the command; its tracking server is there."""
+        """Type the command; its tracking server is there, and no worker of a former command."""
         assert len(self.lives) < MOST_COMMANDS * (self._planned + 1), self.lives[-1].text
         while self.server is not None and not _answers(self.server.uri):
             self._tick()
+        # Those on a cluster end when it has noticed that their driver is dead.
+        self._wait(lambda: not self._workers(), "the former command's workers to end")
         self.lives.append(self._type(f"life-{len(self.lives) + 1:03}.txt"))
         return self.lives[-1]
 
@@ -425,6 +431,10 @@ class Chaos:
             assert self.server is not None
             self.server.start(wait=False)
             self._server_back = None
+        if self._node_back is not None and time.monotonic() > self._node_back[0]:
+            assert self.nodes is not None
+            self.nodes.start(self._node_back[1])
+            self._node_back = None
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE
@@ -448,7 +458,7 @@ class Chaos:
         return []
 
     def _workers(self) -> list[psutil.Process]:
-        """The processes that run a trial now."""
+        """The processes that run a trial now; on a cluster also those of a command that has ended just now."""
         if self.nodes is not None:
             roots = [process.pid for process in self.nodes.processes.values()]
         else:

@@ -7,7 +7,6 @@ import pytest
 from tests.services.chaos import AWAY, DRIVER, HEAD, KINDS, NAME, NODE, SECOND, WORKER, Chaos, make_schedule
 from tests.services.mlflow_server import RestartableMLflow
 from tests.services.same_record import differences
-from tests.study.commands import still_running
 from tests.study.nodes import cluster_of_nodes
 
 pytestmark = pytest.mark.services
@@ -27,7 +26,7 @@ def test_a_study_under_random_faults_ends_with_the_record_of_the_undisturbed_one
     assert disturbed.surprises() == []
     assert differences(disturbed.place, undisturbed.place, NAME) == []
     assert disturbed.left_behind() == []
-    assert still_running(disturbed.family) == []
+    assert disturbed.left_running() == []
 
 
 def test_a_study_on_a_cluster_that_loses_nodes_ends_with_the_record_of_the_undisturbed_one(tmp_path: Path) -> None:
@@ -39,11 +38,12 @@ def test_a_study_on_a_cluster_that_loses_nodes_ends_with_the_record_of_the_undis
             nodes.start(name)
         disturbed = Chaos(tmp_path / "disturbed", trials, nodes=nodes, tell=print)
         disturbed.run(make_schedule(SEED, 6, (NODE, WORKER, DRIVER)))
+        assert disturbed.left_running() == []
+    assert len(disturbed.happened) == 6
     assert {each.fault.kind for each in disturbed.happened} == {NODE, WORKER, DRIVER}
     assert disturbed.surprises() == []
     assert differences(disturbed.place, undisturbed.place, NAME) == []
     assert disturbed.left_behind() == []
-    assert still_running(disturbed.family) == []
 
 
 def test_a_seed_gives_the_same_faults_again_and_another_seed_others() -> None:

@@ -63,7 +63,7 @@ def estimate(stores: Stores, digits: TaskData, watching: Watching, said: list[st
     with record.held(said.append):
         jobs = jobs_to_do(record, trials, settings)
         data = make_plan(spec, [digits], record).data
-        runner = make_runner("ray", Resources(), stores, "small", tell=said.append)
+        runner = make_runner("ray", Resources(concurrent=2), stores, "small", tell=said.append)
         patience = Patience(between_tries=0.3, at_end=at_end)
         assert run_jobs(jobs, record, data, runner, watching, said.append, patience) == 0
     return len(jobs)
@@ -106,5 +106,6 @@ def test_estimates_of_a_server_that_is_gone_for_good_wait_on_the_disk_and_the_sa
     rest = Watching(server, start_at=1)
     assert estimate(stores, digits, rest, said) == TRIALS - len(watching.made)
     assert f"{len(entries)} result(s) that had waited for the record are in it now; none was computed again." in said
+    assert rest.made, "those that had not begun"
     assert not set(rest.made) & set(watching.made)
     assert_complete(stores)

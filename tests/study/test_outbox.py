@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,11 @@ def away(record: RecordWriter) -> Callable[[], None]:
     return back
 
 
-def fail_at(at: int, record: RecordWriter, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Make the nth call that writes to the record fail; the names of those that were made follow in the list."""
+def fail_at(at: int, record: RecordWriter, monkeypatch: pytest.MonkeyPatch, arrives: bool = False) -> list[str]:
+    """Make the nth call that writes to the record fail; the names of those that were made follow in the list.
+
+    If it `arrives`, it has written, and its answer is lost.
+    """
     calls: list[str] = []
 
     def failing(name: str) -> Callable[..., Any]:
@@ -95,6 +99,8 @@ def fail_at(at: int, record: RecordWriter, monkeypatch: pytest.MonkeyPatch) -> l
 
         def call(*arguments: Any, **options: Any) -> Any:
             calls.append(name)
+            if len(calls) == at and arrives:
+                write(*arguments, **options)
             if len(calls) == at:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write(*arguments, **options)
@@ -150,15 +156,16 @@ def test_an_estimate_is_read_as_it_was_put(tmp_path: Path, files: Path) -> None:
     assert (entry.files / "history.parquet").read_bytes() == (files / "history.parquet").read_bytes()
 
 
+@pytest.mark.parametrize("arrives", [False, True])
 @pytest.mark.parametrize("at", range(1, 6))
 def test_an_estimate_whose_writing_is_cut_short_anywhere_is_in_the_record_once_in_the_end(
-    at: int, record: RecordWriter, files: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, arrives: bool, record: RecordWriter, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record.start_trial(KEY, CONFIG)
     record.finish_trial(KEY, CONFIG, make_outcome(CONFIG, falling), files)
     estimate = record.ended_estimate(KEY, record.finished()[KEY], SETTINGS)
     recorder = recorder_of(record)
-    calls = fail_at(at, record, monkeypatch)
+    calls = fail_at(at, record, monkeypatch, arrives)
     recorder.estimate(estimate, ESTIMATED, files)
     assert len(record.outbox) == (at <= 4), "four calls write it"
     recorder.catch_up()
@@ -169,6 +176,33 @@ def test_an_estimate_whose_writing_is_cut_short_anywhere_is_in_the_record_once_i
     assert run.data.metrics["rlct"] == 2.5
     assert run.data.tags["trial_key"] == KEY
     assert record.estimated() == {(KEY, SETTINGS.key())}
+
+
+def test_an_estimate_whose_trial_the_record_no_longer_has_is_set_aside_and_the_others_are_recorded(
+    record: RecordWriter, files: Path
+) -> None:
+    keys = [config.key(DIGEST) for config in (CONFIG, OTHER)]
+    for key, config in zip(keys, (CONFIG, OTHER), strict=True):
+        record.start_trial(key, config)
+        record.finish_trial(key, config, make_outcome(config, falling), files)
+    finished = record.finished()
+    gone = record.ended_estimate("gone", finished[KEY], SETTINGS)
+    for estimate in (
+        replace(gone, run_id="0" * 32),  # as in a record that was made anew
+        replace(gone, run_id=finished[KEY].run_id),
+        record.ended_estimate(keys[1], finished[keys[1]], SETTINGS),
+    ):
+        record.outbox.put(estimate, ESTIMATED, files)
+    record._delete_trial(finished[KEY].run_id)
+    said: list[str] = []
+    record.empty_outbox(said.append)
+    assert ["set aside" in text for text in said] == [True, True, False]
+    assert said[-1].startswith("1 result(s) that had waited")
+    assert len(list(record.outbox.folder.glob("gone-*.damaged"))) == 2
+    assert record.estimated() == {(keys[1], SETTINGS.key())}
+    said.clear()
+    record.empty_outbox(said.append)
+    assert said == []
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "outcome.json", "files/history.parquet"])
