@@ -81,7 +81,7 @@ def test_estimates_go_on_while_the_server_is_away_and_none_is_made_twice(
     server: RestartableMLflow, stores: Stores, digits: TaskData
 ) -> None:
     said: list[str] = []
-    watching = Watching(server, start_at=3)
+    watching = Watching(server, start_at=2)
     assert estimate(stores, digits, watching, said) == TRIALS
     assert len(set(watching.made)) == len(watching.made) == TRIALS
     assert sum("is away" in text for text in said) == 1

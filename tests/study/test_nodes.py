@@ -65,7 +65,8 @@ def test_a_study_on_three_nodes_is_complete_although_one_is_killed_half_way(tmp_
     with cluster_of_nodes() as nodes:
         for name, node_type in NODES.items():
             nodes.start(name, labels=f"node-type={node_type}" if node_type else "")
-        driver = start_study(nodes, tmp_path, TRIALS, 150, "--snapshot-interval", "0.2")
+        # Trials long enough for every node to be at work when the last one has finished its first.
+        driver = start_study(nodes, tmp_path, TRIALS, 500, "--snapshot-interval", "0.2")
         before: Counter[str] = Counter()
         running = 0
         # Until every node has finished a trial and has another one.
