@@ -38,6 +38,7 @@ def few_words(**changes: object) -> Description:
             Measure(name="val_accuracy", label="accuracy", unit="", meaning="A share."),
             Measure(name="weight_std_", label="spread", unit="", meaning="A spread.", per_layer=True),
             Measure(name="weight_std", label="final spread", unit="", meaning="A spread."),
+            Measure(name="weight_std_balanced", label="its other spread", unit="", meaning="A spread."),
             Measure(name="nowhere", label="nowhere", unit="", meaning="No run has it."),
         ),
         "dimensions": (
@@ -79,7 +80,9 @@ def test_measures_are_those_that_are_described_and_measured_in_the_described_ord
     describe(stores, "made-up", few_words())
     record = read_record(stores.tracking_uri, "made-up")
     assert record.description == few_words()
-    assert record.measures == ["rlct", "train_loss", "val_accuracy", "weight_std_hidden1", "weight_std"]
+    assert record.measures == [
+        *("rlct", "train_loss", "val_accuracy", "weight_std_hidden1", "weight_std", "weight_std_balanced")
+    ]
     assert {"observer_r2", "effective_rank", "nowhere"}.isdisjoint(record.trials.columns)
     assert record.performance == "train_loss"
     assert record.complexities == ["rlct"]

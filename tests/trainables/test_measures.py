@@ -221,7 +221,7 @@ def test_every_measure_says_what_it_is_in_one_sentence() -> None:
     assert all(MEASURES[name].name == name for name in MEASURES)
     assert all(m.label and m.meaning.endswith(".") and "\n" not in m.meaning for m in MEASURES.values())
     simpler = {name: measure.simpler for name, measure in MEASURES.items() if measure.simpler == "lower"}
-    assert set(simpler) == {"weight_std", "weight_std_", "rlct", "effective_rank"}
+    assert set(simpler) == {"weight_std", "weight_std_balanced", "weight_std_", "rlct", "effective_rank"}
 
 
 @pytest.mark.parametrize("moment", ["epoch", "end"])

@@ -79,6 +79,13 @@ def _identity_distance(view: EpochView) -> Tensor:
     return view.auxiliary.targets.identity_distance(rows)
 
 
+def _balanced_weight_std(view: EpochView) -> Tensor:
+    from trainables.networks.balance import balanced
+
+    network = balanced(view.network)
+    return view.full(math.nan) if network is None else weight_std(network.head.weight)
+
+
 def _layer_weight_std(view: EpochView) -> dict[str, Tensor]:
     return {layer: weight_std(weights) for layer, weights in view.network.layer_weights().items()}
 
@@ -118,6 +125,16 @@ MEASURES: dict[str, Measure] = {
             sees="weights",
             moment="epoch",
             compute=lambda view: weight_std(view.class_weights),
+        ),
+        Measure(
+            name="weight_std_balanced",
+            label="std of final-layer weights, balanced",
+            unit="",
+            meaning="weight_std of the same function with each hidden unit's weights in and out equally long (ReLU).",
+            simpler="lower",
+            sees="weights",
+            moment="epoch",
+            compute=_balanced_weight_std,
         ),
         Measure(
             name="rlct",

@@ -6,7 +6,7 @@ gradient of their summed loss holds each replicate's own gradient, and one optim
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -26,6 +26,14 @@ class Activations(NamedTuple):
     prediction: Tensor | None  # (R, B, predicted)
     features: Tensor  # (R, B, F), inputs of the head
     hidden: Mapping[int, Tensor]  # by depth, (R, B, units), for the requested layers
+
+
+class Connection(NamedTuple):
+    """Weights by which units of one layer read those of another."""
+
+    weight: Tensor  # (R, outputs, inputs, …), a view of a parameter; a bias is (R, outputs, 1)
+    reads: str | None  # the layer of the inputs; None of those of the network, and of a bias
+    writes: str | None  # the layer of the outputs; None of the classes
 
 
 class ReplicatedModule(nn.Module):
@@ -101,6 +109,14 @@ class ReplicatedNetwork(ReplicatedModule, ABC):
     def layer_weights(self) -> dict[str, Tensor]:
         """The weights of each hidden layer by its name, (R, …), without biases."""
 
+    def rescalable(self) -> Sequence[Connection] | None:
+        """All weights and biases of the classifier, if its hidden units have a scale that is free; None otherwise.
+
+        It is free if each unit's incoming weights and bias times c > 0, and its outgoing ones divided by c, give the
+        same function.
+        """
+        return None
+
     def use_sparse_gradients(self) -> bool:
         """Make gradients of large tables sparse in training; True if the network has such tables."""
         return False
@@ -136,6 +152,22 @@ class ReplicatedNetwork(ReplicatedModule, ABC):
         elif outputs.shape[2] > self.classes:
             prediction = outputs[..., self.classes :]
         return Activations(logits, prediction, features, hidden)
+
+
+def chain(layers: Iterable[tuple[str, Tensor, Tensor | None]]) -> list[Connection]:
+    """The connections of layers of which each reads the one before, given as name, weights and bias; the head is last.
+
+    Weights are (R, outputs, inputs, …), biases (R, outputs).
+    """
+    found: list[Connection] = []
+    *hidden, (_, weight, bias) = layers
+    reads = None
+    for name, of_layer, of_bias in (*hidden, (None, weight, bias)):
+        found.append(Connection(of_layer, reads, name))
+        if of_bias is not None:
+            found.append(Connection(of_bias.unsqueeze(2), None, name))
+        reads = name
+    return found
 
 
 def make_dropout(probability: float, seeds: Sequence[int]) -> ReplicatedDropout | None:

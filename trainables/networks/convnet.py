@@ -11,8 +11,8 @@ from torch.nn import functional
 from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
 from trainables.networks.architectures.convnet import ConvNet
-from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
-from trainables.networks.layers import ACTIVATIONS, ReplicatedConv2d, ReplicatedLinear, weights_by_name
+from trainables.networks.base import Activations, Connection, ReplicatedNetwork, chain, make_dropout
+from trainables.networks.layers import ACTIVATIONS, HOMOGENEOUS, ReplicatedConv2d, ReplicatedLinear, weights_by_name
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
 
@@ -72,6 +72,20 @@ class ReplicatedConvNet(ReplicatedNetwork):
         if len(stages) + 1 in record:
             hidden[len(stages) + 1] = features
         return self._read(features if self.dropout is None else self.dropout(features), hidden)
+
+    def rescalable(self) -> list[Connection] | None:
+        if self.activation not in HOMOGENEOUS:
+            return None
+        stages = [stage for stage in self.stages if isinstance(stage, ReplicatedConv2d)]
+        # The dense layer reads all pixels of a channel, which have one scale.
+        dense = self.dense.weight.view(*self.dense.weight.shape[:2], stages[-1].weight.shape[1], -1)
+        return chain(
+            [
+                *((f"conv{number}", stage.weight, stage.bias) for number, stage in enumerate(stages, 1)),
+                ("dense", dense, self.dense.bias),
+                ("head", self.head.weight, self.head.bias),
+            ]
+        )
 
     def layer_weights(self) -> dict[str, Tensor]:
         return weights_by_name("conv", self.stages) | {"dense": self.dense.weight}

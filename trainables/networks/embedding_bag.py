@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
-from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
+from trainables.networks.base import Activations, Connection, ReplicatedNetwork, chain, make_dropout
 from trainables.networks.layers import ReplicatedEmbedding, ReplicatedHiddenLayers, weights_by_name
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
@@ -42,6 +42,12 @@ class ReplicatedEmbeddingBag(ReplicatedNetwork):
             features = self.dropout(features)
         features = self.hidden(features, 2, record, hidden, self.dropout)
         return self._read(features, hidden)
+
+    def rescalable(self) -> list[Connection] | None:
+        if not self.hidden.is_homogeneous:
+            return None
+        embedding = ("embedding", self.embedding.weight.transpose(1, 2), None)
+        return chain([embedding, *self.hidden.weights_and_biases, ("head", self.head.weight, self.head.bias)])
 
     def layer_weights(self) -> dict[str, Tensor]:
         return {"embedding": self.embedding.weight} | weights_by_name("hidden", self.hidden.layers)

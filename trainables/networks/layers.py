@@ -16,6 +16,8 @@ ACTIVATIONS: dict[ActivationFunction, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "tanh": torch.tanh,
 }
+# Those with f(c·x) = c·f(x) for c > 0.
+HOMOGENEOUS = (torch.relu,)
 
 
 class ReplicatedLinear(nn.Module):
@@ -68,6 +70,17 @@ class ReplicatedHiddenLayers(nn.Module):
             ReplicatedLinear(replicates, incoming, outgoing) for incoming, outgoing in pairwise(sizes)
         )
         self._activation = ACTIVATIONS[activation]
+
+    @property
+    def is_homogeneous(self) -> bool:
+        """Whether a unit's weights and bias times c > 0 give c times its activation."""
+        return self._activation in HOMOGENEOUS
+
+    @property
+    def weights_and_biases(self) -> list[tuple[str, Tensor, Tensor]]:
+        """The name of each layer, its weights (R, units, inputs) and biases (R, units)."""
+        layers = [layer for layer in self.layers if isinstance(layer, ReplicatedLinear)]
+        return [(f"hidden{number}", layer.weight, layer.bias) for number, layer in enumerate(layers, 1)]
 
     def initialize(self, generators: Sequence[torch.Generator]) -> None:
         """Draw PyTorch's default initialisation, layer by layer."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
-from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
+from trainables.networks.base import Activations, Connection, ReplicatedNetwork, chain, make_dropout
 from trainables.networks.layers import ReplicatedHiddenLayers, weights_by_name
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
@@ -36,6 +36,11 @@ class ReplicatedMLP(ReplicatedNetwork):
         hidden: dict[int, Tensor] = {}
         features = self.hidden(inputs.flatten(2), 1, record, hidden, self.dropout)
         return self._read(features, hidden)
+
+    def rescalable(self) -> list[Connection] | None:
+        if not self.hidden.is_homogeneous:
+            return None
+        return chain([*self.hidden.weights_and_biases, ("head", self.head.weight, self.head.bias)])
 
     def layer_weights(self) -> dict[str, Tensor]:
         return weights_by_name("hidden", self.hidden.layers)
