@@ -1,10 +1,12 @@
 """Reading MLflow: a study's runs and description, without MLflow's own messages."""
 
 import ast
+import gc
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +122,25 @@ def search_all_runs(
     """The runs that meet an MLflow search condition, from all pages of results."""
     runs: list[Run] = []
     token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], condition, view, PAGE, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+    with _without_garbage_collection():
+        while True:
+            page = client.search_runs([experiment_id], condition, view, PAGE, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Pause Python's search for cycles: over many new objects that stay, it takes twice the time of reading them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def typed(value: str) -> Any:
