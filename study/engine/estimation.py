@@ -85,9 +85,10 @@ def run_jobs(
                 return _checkpoint_of(job, record, data[job.task].digest)
             except StoreError as error:
                 # If the record answers, and goes on not to give this file, others may be there.
-                if recorder.answers() and failed_before:
-                    raise _unreadable(error) from error
-                failed_before = True
+                if recorder.answers():
+                    if failed_before:
+                        raise _unreadable(error) from error
+                    failed_before = True
         return None
 
     with (
