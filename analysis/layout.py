@@ -59,6 +59,7 @@ class Tag(StrEnum):
     VERDICT = "rlct_verdict"
     VERDICT_REASON = "rlct_reason"
     VERDICT_ADVICE = "rlct_advice"
+    CAVEATS = "rlct_caveats"  # what the estimate does not say, whatever its verdict: names with commas between them
     NBETA = "nbeta"
     RLCT_SETTINGS = "rlct_settings"
     DEVICE = "device"
@@ -106,6 +107,8 @@ class Artifact(StrEnum):
 ERROR_SUFFIX = "_se"
 # Suffix of the standard error over chains of a replicate's value, on the replicate's run and in `estimate.json`.
 CHAIN_ERROR_SUFFIX = "_chain_se"
+# Suffix of the tag with the verdict on a further estimate; the measure has a value only if it is usable.
+VERDICT_SUFFIX = "_verdict"
 # The measure that has a verdict and can be estimated again. Its settings are the params `rlct_<name>` of the runs and
 # the entries `rlct.<name>` of the study's protocol.
 ESTIMATED = "rlct"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import infer_dtype
+from pandas.api.types import infer_dtype, is_scalar
 
 # A place in the order of values: their kind, and a number or a text by which values of one kind are ordered.
 Place = tuple[int, float | str]
@@ -25,7 +25,7 @@ def as_value(value: Any) -> Any:
 
 def is_missing(value: Any) -> bool:
     """Whether there is no value: None, or NaN in a column of numbers."""
-    return bool(pd.isna(value))
+    return is_scalar(value) and bool(pd.isna(value))
 
 
 def place_of(value: Any) -> Place:

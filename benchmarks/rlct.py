@@ -45,7 +45,7 @@ from trainables.networks import Head, ReplicatedLinear
 from trainables.networks.mlp import ReplicatedMLP
 from trainables.rlct import cross_entropies, estimate_rlct, resolve_nbeta
 from trainables.rlct.diagnostics import flat_spread
-from trainables.rlct.losses import look_at_start
+from trainables.rlct.losses import SampledLoss, look_at_start
 from trainables.tasks import TASKS, Split
 
 MNIST = TASKS["mnist"].shape
@@ -155,7 +155,7 @@ def reference(network: ReplicatedMLP, split: Split, data: Any, config: RlctConfi
 
 def start(network: ReplicatedMLP, split: Split, config: RlctConfig) -> None:
     """The part of `estimate_rlct` that comes before the sampler."""
-    look_at_start(network, split, cross_entropies, probe=flat_spread(config))
+    look_at_start(SampledLoss.of(network, split, cross_entropies, None), flat_spread(config), config.batch_size)
 
 
 def seconds(call: Callable[[RlctConfig], object], settings: RlctConfig) -> float:

@@ -10,13 +10,14 @@ import pandas as pd
 FIXTURES = Path(__file__).parent / "study" / "fixtures"
 # A record's folder when it was packed, which its artifact addresses contain.
 FORMER_ADDRESS = "file:///store"
-# The studies of protocol version 4, of seven trials each: a search; and one with controls, a separate head and repeated
-# estimates.
+# The larger records have two studies of seven trials each: a search; and one with controls, a separate head and
+# repeated estimates. One is of an earlier protocol version, to be read; the other one is of today's, and can go on.
 SEARCH, CONTROLS = "kept-search", "kept-controls"
+READ, GOING_ON = "studies_of_protocol_4.tar.xz", "studies_of_protocol_5.tar.xz"
 REESTIMATED = "532c92ad"
 # The study in the records of earlier protocol versions, and the commit that made each: a grid of two trials on digits.
 GRID = "kept"
-COMMITS = {1: "60a08bef0058", 2: "f75bf0de2e52", 3: "d4d26f13c457"}
+COMMITS = {1: "60a08bef0058", 2: "f75bf0de2e52", 3: "d4d26f13c457", 4: "e2d3563d3687"}
 GRID_SPEC = """
 question: Is a record of this version still readable?
 task: digits
@@ -45,10 +46,10 @@ class KeptRecord:
         return pd.read_csv(file, keep_default_na=False, na_values=[""])
 
 
-def unpack_kept_record(folder: Path, protocol: int = 4) -> KeptRecord:
-    """Unpack the record of a protocol version into a folder: mlflow.db, optuna.db, mlflow-artifacts/ and analysed/."""
-    with tarfile.open(FIXTURES / f"record_of_protocol_{protocol}.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+def unpack_kept_record(folder: Path, archive: str = READ) -> KeptRecord:
+    """Unpack a record into a folder: mlflow.db, optuna.db, mlflow-artifacts/ and analysed/."""
+    with tarfile.open(FIXTURES / archive) as file:
+        file.extractall(folder, filter="data")
     address = folder.resolve().as_uri()
     with sqlite3.connect(folder / "mlflow.db") as database:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):

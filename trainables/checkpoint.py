@@ -1,18 +1,16 @@
 """Checkpoints: trained weights, and what they were trained on, in a file that cannot run code (safetensors)."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from trainables.code import EARLIER_DIGESTS, code_digest
-from trainables.config import PROTOCOL_VERSION, canonical
+from trainables.config import PROTOCOL_VERSION
 from trainables.errors import CheckpointError, CheckpointMismatchError
 from trainables.networks import ReplicatedNetwork, get_architecture
 from trainables.tasks.base import InputSpec
@@ -96,8 +94,7 @@ def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
         if metadata["protocol_version"] != str(PROTOCOL_VERSION):
             # Another version's configuration may have other fields: do not read it.
             raise _mismatch(path, [("protocol version", metadata["protocol_version"], str(PROTOCOL_VERSION))])
-        stored = json.loads(metadata["config"])
-        config = TrialConfig(**stored)
+        config = TrialConfig(**json.loads(metadata["config"]))
         sample = json.loads(metadata["inputs"])
         inputs = InputSpec(tuple(sample["shape"]), sample["vocabulary"])
         architecture = get_architecture(config.network.architecture)
@@ -108,7 +105,7 @@ def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
         compared = [
             ("code of the network", code_then, code_now),
             ("data", metadata["data_digest"], data_digest or metadata["data_digest"]),
-            ("trial key", metadata["trial_key"], _key_now(metadata, stored, config)),
+            ("trial key", metadata["trial_key"], config.key(metadata["data_digest"])),
         ]
         differing = [difference for difference in compared if difference[1] != difference[2]]
         if differing:
@@ -122,15 +119,6 @@ def load_checkpoint(path: Path, data_digest: str | None = None) -> Checkpoint:
             f"{path} is not a readable checkpoint of this project: {error}. Copy it again from where it was kept, or "
             "train the trial again."
         ) from error
-
-
-def _key_now(metadata: dict[str, str], stored: dict[str, Any], config: TrialConfig) -> str:
-    """The key that the metadata of a file for this trial should have, by today's formula or by the earlier one."""
-    digest = metadata["data_digest"]
-    # Once the seeds were part of the key, and so were fields at their defaults.
-    content = {"config": stored, "data_digest": digest, "protocol_version": PROTOCOL_VERSION}
-    earlier = hashlib.sha256(canonical(content)).hexdigest()[:16]
-    return earlier if metadata["trial_key"] == earlier else config.key(digest)
 
 
 def _mismatch(path: Path, differing: list[tuple[str, str, str]]) -> CheckpointMismatchError:

@@ -13,9 +13,14 @@ from pydantic_core import PydanticCustomError
 
 # Raise this when a change of code changes the numbers that a configuration gives. The trial keys then change too, so
 # that no older result is taken for a new one.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 # Split R-hat halves each chain, and the variance of a half needs two draws.
 FEWEST_KEPT_DRAWS = 4
+# The preconditioner is an average over some of the draws that are left out, and needs a few.
+FEWEST_DRAWS_FOR_PRECONDITIONER = 4
+# The fields of RlctConfig that ask for more than one estimate of a trial.
+NO_EPOCHS = "none"
+FURTHER_ESTIMATES = ("with_balanced", "with_layers", "with_epochs")
 # Bounds far above what is ever run: a slip of the keyboard is refused before it fills a machine.
 LARGEST_SEED = 2**31 - 1
 MOST_EPOCHS = 100_000
@@ -29,6 +34,8 @@ TargetForm = Literal["raw", "standardized", "sign"]
 UnitWeighting = Literal["mean", "sum"]
 HeadKind = Literal["widened", "separate"]
 ActivationFunction = Literal["relu", "gelu", "tanh"]
+# Those for which c > 0 times the input gives c times the output.
+HOMOGENEOUS_ACTIVATIONS: tuple[ActivationFunction, ...] = ("relu",)
 LayerCount = Annotated[int, Field(ge=0, le=64)]
 UnitCount = Annotated[int, Field(ge=1, le=65536)]
 
@@ -183,7 +190,8 @@ class RlctConfig(Section):
     sampler: Literal["sgld", "rmsprop_sgld"] = Field(
         "sgld",
         description="Stochastic gradient Langevin dynamics, plain (as published) or preconditioned by RMSprop, which "
-        "takes larger steps where gradients are small (decay .99, ε .1).",
+        "takes larger steps where gradients are small (decay .99, ε .1; found in the first half of the burn-in, and "
+        "fixed from then on).",
     )
     step_size: float = Field(1e-4, gt=0, description="Step size of the sampler.")
     localization: float = Field(100.0, ge=0, description="Strength γ of the pull back to the trained weights.")
@@ -209,6 +217,37 @@ class RlctConfig(Section):
         le=LARGEST_SEED,
         description="Seed of the sampler's batches and noise: another seed gives an independent estimate.",
     )
+    with_balanced: bool = Field(
+        False,
+        description="Estimate the rlct a second time, at the balanced network: the one of the same function in which "
+        "each hidden unit's incoming weights are as long as its outgoing ones (networks with ReLU, without "
+        "normalisation).",
+    )
+    with_layers: bool = Field(
+        False, description="Estimate the rlct of each layer alone too: its weights are sampled, all others are fixed."
+    )
+    with_epochs: str = Field(
+        NO_EPOCHS, description="Estimate the rlct after these epochs of the training too: '1+10+50', or 'none'."
+    )
+
+    @field_validator("with_epochs", mode="before")
+    @classmethod
+    def _epochs_in_order(cls, epochs: Any) -> Any:
+        numbers = epochs.split("+") if isinstance(epochs, str) else epochs if isinstance(epochs, list) else [epochs]
+        if numbers in ([NO_EPOCHS], []):
+            return NO_EPOCHS
+        if not all(str(number).isdecimal() and int(number) > 0 for number in numbers):
+            raise ValueError("needs epochs, counted from 1, joined by '+', such as '1+10+50', or 'none'")
+        return "+".join(map(str, sorted({int(number) for number in numbers})))
+
+    @model_validator(mode="after")
+    def _a_preconditioner_is_found_in_burn_in(self) -> Self:
+        if self.sampler == "rmsprop_sgld" and self.burn_in < FEWEST_DRAWS_FOR_PRECONDITIONER:
+            raise ValueError(
+                f"burn_in_fraction {self.burn_in_fraction:g} of {self.draws} draws leaves out {self.burn_in}, and "
+                f"rmsprop_sgld finds its preconditioner in at least {FEWEST_DRAWS_FOR_PRECONDITIONER}: raise it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _enough_draws_are_kept(self) -> Self:
@@ -219,9 +258,19 @@ class RlctConfig(Section):
             )
         return self
 
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """The epochs of `with_epochs`."""
+        return () if self.with_epochs == NO_EPOCHS else tuple(map(int, self.with_epochs.split("+")))
+
     def key(self) -> str:
-        """8 hexadecimal digits that identify these settings."""
-        return hashlib.sha256(canonical(self.model_dump(mode="json"))).hexdigest()[:8]
+        """8 hexadecimal digits that identify the settings of one estimate."""
+        fields = self.model_dump(mode="json", exclude=set(FURTHER_ESTIMATES))
+        return hashlib.sha256(canonical(fields)).hexdigest()[:8]
+
+    def of_one_estimate(self) -> Self:
+        """The same settings without further estimates."""
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in FURTHER_ESTIMATES})
 
     @property
     def burn_in(self) -> int:

@@ -28,8 +28,9 @@ NOISE_PER_WEIGHT, NOISE_BEYOND_CACHE = 150, 500
 CACHED_WEIGHTS = 1_000_000
 # Approximate work of a CPU core per second: for costs that are stated without timing.
 WORK_PER_SECOND = 1e10
-# The rlct starts with one pass over all samples and six passes over some of them.
-START_PASSES, START_SAMPLES = 6, 4096
+# An estimate of the rlct begins with a pass over all samples and some over part of them; after the draws come more, to
+# find curvatures.
+START_PASSES, END_PASSES, CURVATURE_SAMPLES = 2, 36, 1024
 # Epochs and draws that are timed after the first of each, and the approximate work of a timed epoch.
 TIMED = 3
 EPOCH_WORK = 1e9
@@ -43,7 +44,8 @@ def work(config: TrialConfig, shape: DataShape) -> float:
 def work_of_timing(config: TrialConfig, shape: DataShape) -> float:
     """The work that `seconds_per_work` does."""
     piece = _piece(config, shape)
-    return work(piece.config, piece.shape)
+    # It ends with the last draw.
+    return work(piece.config, piece.shape) - _parts(piece.config, piece.shape).end
 
 
 def seconds_per_work(config: TrialConfig, data: TaskData, device: torch.device | str = "cpu") -> float:
@@ -75,9 +77,12 @@ def seconds_per_work(config: TrialConfig, data: TaskData, device: torch.device |
     epoch, draw = epochs.median() / piece.share_of_epoch, draws.median()
     alone = config.model_copy(update={"seeds": config.seeds[:1]})
     parts = _parts(alone, data.shape)
-    seconds = config.training.epochs * epoch + config.rlct.draws * draw
-    # The start of the rlct is timed as draws of the same work, the observer as epochs of the same work.
-    seconds += parts.start / parts.draw * draw + config.observer.epochs * parts.observation / parts.epoch * epoch
+    # What the rlct does beside its draws is timed as draws of the same work, the observer as epochs of the same work.
+    seconds = (
+        config.training.epochs * epoch
+        + parts.estimates * (config.rlct.draws + (parts.start + parts.end) / parts.draw) * draw
+    )
+    seconds += config.observer.epochs * parts.observation / parts.epoch * epoch
     return seconds / parts.total(alone)
 
 
@@ -86,14 +91,15 @@ class _Parts(NamedTuple):
 
     epoch: float
     start: float  # what the rlct does before its first draw
+    end: float  # and after its last one
     draw: float
     observation: float  # an epoch of the observer
+    estimates: int  # of the rlct
 
     def total(self, config: TrialConfig) -> float:
         return (
             config.training.epochs * self.epoch
-            + self.start
-            + config.rlct.draws * self.draw
+            + self.estimates * (self.start + config.rlct.draws * self.draw + self.end)
             + config.observer.epochs * self.observation
         )
 
@@ -108,11 +114,15 @@ def _parts(config: TrialConfig, shape: DataShape) -> _Parts:
     # Two passes of this size: over the held-out split, and over as many training samples.
     measured = 2 * (shape.train_samples - samples) + shape.test_samples
     epoch = _steps(samples, training.batch_size) * STEP_OVERHEAD + (3 * samples + measured) * replicates * trained
-    start = 3 * (samples + START_PASSES * min(samples, START_SAMPLES)) * replicates * classifying
+    some = min(samples, CURVATURE_SAMPLES)
+    start = 3 * (samples + START_PASSES * some) * replicates * classifying
+    end = 3 * END_PASSES * some * replicates * classifying
     noise = NOISE_PER_WEIGHT if parameters <= CACHED_WEIGHTS else NOISE_BEYOND_CACHE
     draw = STEP_OVERHEAD + (3 * rlct.batch_size * classifying + noise * parameters) * replicates * rlct.chains
     observation = _steps(samples, config.observer.batch_size) * STEP_OVERHEAD + samples * replicates * classifying
-    return _Parts(epoch, start, draw, observation)
+    layers = len(config.layers) + 1 if rlct.with_layers else 0
+    estimates = 1 + rlct.with_balanced + layers + len(rlct.epochs)
+    return _Parts(epoch, start, end, draw, observation, estimates)
 
 
 def _steps(samples: int, batch_size: int) -> int:
@@ -135,7 +145,7 @@ def _piece(config: TrialConfig, shape: DataShape) -> _Piece:
         update={
             "seeds": config.seeds[:1],
             "training": training.model_copy(update={"epochs": 1 + TIMED, "until_loss": None}),
-            "rlct": rlct.model_copy(update={"draws": 1 + TIMED, "burn_in_fraction": 0.0}),
+            "rlct": rlct.of_one_estimate().model_copy(update={"draws": 1 + TIMED, "burn_in_fraction": 0.0}),
             "observer": config.observer.model_copy(update={"epochs": 0}),
         }
     )

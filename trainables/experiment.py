@@ -13,6 +13,7 @@ from trainables.auxiliary import ActivationTargets, Setting, get_auxiliary_task
 from trainables.checkpoint import Checkpoint
 from trainables.config import RlctConfig
 from trainables.networks import ReplicatedNetwork, get_architecture
+from trainables.networks.balance import balanced
 from trainables.observer import observe
 from trainables.outcomes import StatusName, worst_status
 from trainables.rlct import DrawCallback, RlctEstimate, estimate_rlct
@@ -24,6 +25,8 @@ from trainables.trial import TrialConfig
 
 # An accuracy counts as learning if it is more than this many standard errors above chance.
 CHANCE_MARGIN = 3.0
+# A network is impaired if its accuracy is less than this share of the way from chance to the published baseline's.
+IMPAIRED_SHARE = 1 / 3
 # A network has diverged if its training loss is more than this times the loss of guessing by class frequencies.
 DIVERGED_RATIO = 2.0
 
@@ -42,6 +45,7 @@ class ExperimentResult:
     measurements: dict[str, np.ndarray]
     statuses: tuple[StatusName, ...]  # per replicate
     rlct: RlctEstimate
+    further_rlcts: dict[str, RlctEstimate]  # by the name of the measure: of the balanced network, and of single layers
     network: ReplicatedNetwork  # as trained, with the self-model's rows
     seconds: dict[str, float]  # wall time of "training", "rlct" and "observer"
 
@@ -97,6 +101,7 @@ def run_experiment(
     classifier = network.classifier().eval()
     with clock.running("rlct"):
         rlct = estimate_rlct(classifier, splits.train, config.rlct, config.seeds[0], on_draw, snapshots=snapshots)
+        further = dict(_further_rlcts(classifier, splits, config, on_draw, snapshots))
     observed = {name: np.full(config.replicates, math.nan) for name in ("observer_r2", "observer_agreement")}
     with clock.running("observer"):
         if config.observer.epochs:
@@ -112,15 +117,44 @@ def run_experiment(
             observed = {"observer_r2": seen.r2, "observer_agreement": seen.agreement}
 
     final = epochs[-1] | {"rlct": rlct.estimate, "rlct_chain_se": rlct.standard_error} | observed
+    final["rlct_balanced"] = np.full(config.replicates, math.nan)
+    for name, estimate in further.items():
+        final |= {name: estimate.usable, f"{name}_chain_se": estimate.standard_error}
     return ExperimentResult(
         config=config,
         history=_stacked(epochs),
         measurements=final,
-        statuses=_statuses(final, splits, config.training.until_loss),
+        statuses=_statuses(final, splits, config),
         rlct=rlct,
+        further_rlcts=further,
         network=network,
         seconds=clock.seconds,
     )
+
+
+def _further_rlcts(
+    classifier: ReplicatedNetwork,
+    splits: Splits,
+    config: TrialConfig,
+    on_draw: DrawCallback | None,
+    snapshots: Snapshots,
+) -> Iterator[tuple[str, RlctEstimate]]:
+    """The estimates that `rlct.with_balanced` and `rlct.with_layers` ask for, by the name of their measure."""
+    seed = config.seeds[0]
+    if config.rlct.with_balanced:
+        network = balanced(classifier)
+        assert network is not None, "the trial's configuration refuses networks without free scales"
+        name = "rlct_balanced"
+        yield name, estimate_rlct(network, splits.train, config.rlct, seed, on_draw, snapshots=snapshots, name=name)
+    if config.rlct.with_layers:
+        for layer, part in classifier.layer_parameters().items():
+            name = f"rlct_of_{layer}"
+            yield (
+                name,
+                estimate_rlct(
+                    classifier, splits.train, config.rlct, seed, on_draw, snapshots=snapshots, part=part, name=name
+                ),
+            )
 
 
 def _trained(
@@ -153,7 +187,7 @@ def _trained(
         network.load_state_dict(weights)
         network.eval()
     else:
-        for metrics in train(network, auxiliary, splits, task, config.training, config.seeds, snapshots):
+        for metrics in train(network, auxiliary, splits, task, config.training, config.seeds, snapshots, config.rlct):
             epochs.append(metrics)
             if on_epoch is not None and on_epoch(len(epochs), metrics):
                 return network, splits, epochs, True
@@ -237,11 +271,12 @@ def estimate_rlct_again(
     return estimate_rlct(classifier, splits.train, config, trial.seeds[0], on_draw)
 
 
-def _statuses(final: dict[str, np.ndarray], splits: Splits, until_loss: float | None) -> tuple[StatusName, ...]:
+def _statuses(final: dict[str, np.ndarray], splits: Splits, config: TrialConfig) -> tuple[StatusName, ...]:
     """The status of each replicate.
 
     Diverged: the loss is not finite, or far above the loss of guessing. Collapsed: the accuracy is within noise of
-        always answering one class. Not reached: the loss never came down to `until_loss`.
+        always answering one class. Impaired: the accuracy is far below that of the task's published baseline. Not
+        reached: the loss never came down to `until_loss`.
     """
     frequencies = splits.train.labels.bincount().double() / len(splits.train)
     loss_of_guessing = float(torch.special.entr(frequencies).sum())
@@ -249,12 +284,16 @@ def _statuses(final: dict[str, np.ndarray], splits: Splits, until_loss: float | 
     accuracy = final["test_accuracy" if splits.validation is None else "val_accuracy"]
     chance = float(held_out.labels.bincount().max()) / len(held_out)
     threshold = chance + CHANCE_MARGIN * math.sqrt(chance * (1 - chance) / len(held_out))
+    published, until_loss = get_task(config.task).recipe.accuracy, config.training.until_loss
+    floor = 0.0 if published is None else chance + IMPAIRED_SHARE * (published - chance)
 
     def status(loss: float, share_correct: float) -> StatusName:
         if not math.isfinite(loss) or loss > DIVERGED_RATIO * loss_of_guessing:
             return "diverged"
         if share_correct <= threshold:
             return "collapsed"
+        if share_correct < floor:
+            return "impaired"
         return "not_reached" if until_loss is not None and loss > until_loss else "ok"
 
     return tuple(status(loss, share) for loss, share in zip(final["train_loss"], accuracy, strict=True))

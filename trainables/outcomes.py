@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-StatusName = Literal["ok", "not_reached", "stopped_early", "collapsed", "diverged"]
-RlctVerdict = Literal["sound", "drifting", "chains_disagree", "not_a_minimum", "diverged"]
+StatusName = Literal["ok", "not_reached", "stopped_early", "impaired", "collapsed", "diverged"]
+RlctVerdict = Literal["sound", "drifting", "chains_disagree", "biased", "not_a_minimum", "diverged"]
+RlctCaveat = Literal["not_local"]
 
 
 # The status of all replicates of a trial that was stopped before its end, on request.
@@ -33,6 +34,15 @@ class Verdict:
     why: str  # why it is usable, or why not
 
 
+@dataclass(frozen=True)
+class Caveat:
+    """What an estimate of the rlct does not say, however good its verdict is."""
+
+    name: RlctCaveat
+    meaning: str
+    advice: str  # what to change, one line
+
+
 # From best to worst; a trial's status is the worst of its replicates'.
 STATUSES: dict[str, Status] = {
     status.name: status
@@ -54,6 +64,13 @@ STATUSES: dict[str, Status] = {
             meaning="The trial was stopped before its end, because another one was better at the same epoch.",
             usable=False,
             why="Its values are those of a network in the middle of its training, and it has no rlct.",
+        ),
+        Status(
+            name="impaired",
+            meaning="The held-out accuracy is less than a third of the way from chance to that of the task's published "
+            "baseline.",
+            usable=False,
+            why="Most of the task was not learned, and such a network is not a simpler solution of it.",
         ),
         Status(
             name="collapsed",
@@ -96,6 +113,14 @@ VERDICTS: dict[str, Verdict] = {
             why="The number is an rlct with a large error, which its standard error shows.",
         ),
         Verdict(
+            name="biased",
+            meaning="The finite steps, or the noise of the batches, raise the estimate by more than a tenth.",
+            advice="The estimate is too high: take a step_size 3 times smaller and 3 times as many draws, or a larger "
+            "batch_size.",
+            usable=False,
+            why="How much too high it is depends on the curvature, and differs between the networks of a study.",
+        ),
+        Verdict(
             name="not_a_minimum",
             meaning="The loss falls from the trained weights.",
             advice="The trained weights are no minimum, and the number is no measure of complexity: train longer, or "
@@ -109,6 +134,19 @@ VERDICTS: dict[str, Verdict] = {
             advice="The steps are too large for the curvature: take a step_size (or nbeta) 3 to 10 times smaller.",
             usable=False,
             why="The chains did not sample the neighbourhood of the trained weights.",
+        ),
+    )
+}
+
+
+CAVEATS: dict[str, Caveat] = {
+    caveat.name: caveat
+    for caveat in (
+        Caveat(
+            name="not_local",
+            meaning="The chains went further from the trained weights than these are from zero.",
+            advice="Read the estimate as the coefficient at this nβ and localization, not as one of the neighbourhood "
+            "of the trained weights; rlct.protocol 'local' stays near them.",
         ),
     )
 }

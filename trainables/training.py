@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.auxiliary import AuxiliaryTask
-from trainables.config import TrainingConfig
+from trainables.config import RlctConfig, TrainingConfig
 from trainables.measures.epoch import EpochView, measure_epoch
 from trainables.networks import ReplicatedNetwork
 from trainables.seeds import generators
@@ -37,11 +37,12 @@ def train(
     config: TrainingConfig,
     seeds: Sequence[int],
     snapshots: Snapshots | None = None,
+    rlct: RlctConfig | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Train in place; yield the measures of each epoch, each (R,), NaN where a measure does not apply.
 
     Run the generator to its end: only then does a replicate that stopped at `until_loss` get back its weights of that
-    epoch. With snapshots, epochs that an earlier worker has done are left out.
+    epoch. With snapshots, epochs that an earlier worker has done are left out. `rlct` is for estimates in training.
     """
     snapshots = snapshots or Snapshots()
     optimizer = make_optimizer(network, config)
@@ -58,7 +59,7 @@ def train(
         network.train()
         losses = _train_epoch(run, splits.train, task, order, changes, config.batch_size, snapshots)
         network.eval()
-        measures = stop.keep(measure_epoch(EpochView(network, auxiliary, splits, epoch, losses)))
+        measures = stop.keep(measure_epoch(EpochView(network, auxiliary, splits, epoch, losses, seeds, rlct)))
         run.begin_after(epoch)
         yield measures
         if stop.all_stopped:

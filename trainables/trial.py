@@ -61,6 +61,15 @@ class TrialConfig(Section):
             raise ValueError(f"self_model.target_depths {list(depths)}: the network has the layers {in_words(layers)}")
         if self.training.augment and not get_task(self.task).augments:
             raise ValueError(f"training.augment: the recipe of {self.task!r} has no augmentation; set it to false")
+        if self.rlct.with_balanced and not get_architecture(self.network.architecture).has_free_scales(self.network):
+            raise ValueError(
+                f"rlct.with_balanced: a {self.network.architecture} with {self.network.activation} has no balanced "
+                "network here: its units have no scale that is free, or a normalisation reads them; set it to false"
+            )
+        if max(self.rlct.epochs, default=0) > self.training.epochs:
+            raise ValueError(
+                f"rlct.with_epochs {self.rlct.with_epochs}: the training has {self.training.epochs} epochs"
+            )
         return self
 
     @classmethod

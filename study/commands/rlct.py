@@ -22,8 +22,9 @@ from study.errors import StudyError
 from study.record.stores import Stores
 from study.spec.explain import explain_errors
 from trainables.config import RlctConfig
+from trainables.errors import ConfigError
 from trainables.outcomes import STATUSES, STOPPED_EARLY
-from trainables.tasks import load_task
+from trainables.tasks import get_task, load_task
 
 if TYPE_CHECKING:
     from study.record.reader import FinishedTrial
@@ -41,10 +42,16 @@ def estimate(arguments: list[str], console: Console) -> int:
         "already are skipped.",
         Settings,
     )
+    parser.add_argument(
+        "--protocol",
+        choices=("published", "local"),
+        help="settings of the task's recipe instead of each trial's own: as published, or with a temperature and a "
+        "pull at which the chains stay near the trained weights",
+    )
     options, given = parse(parser, Settings, arguments)
     study = _open(options, console)
     trials = _finished(study)
-    settings = {key: [_settings(study, trial, given)] for key, trial in trials.items()}
+    settings = {key: [_settings(study, trial, given, options.protocol)] for key, trial in trials.items()}
     _print_plan(console, study.record, settings)
     failures = _run(study, trials, settings, options.plan, console)
     if options.plan:
@@ -162,8 +169,10 @@ def _parts(study: _Study, given: Mapping[str, Any], count: int, console: Console
     ]
 
 
-def _settings(study: _Study, trial: "FinishedTrial", given: Mapping[str, Any]) -> RlctConfig:
-    """The settings for a trial: those that are given, otherwise its own.
+def _settings(
+    study: _Study, trial: "FinishedTrial", given: Mapping[str, Any], protocol: str | None = None
+) -> RlctConfig:
+    """The settings for a trial: those that are given, otherwise those of a protocol of its task's recipe, or its own.
 
     Raises:
         StudyError: they are impossible, or the trial is of a version of the project whose fields were different.
@@ -174,7 +183,11 @@ def _settings(study: _Study, trial: "FinishedTrial", given: Mapping[str, Any]) -
         raise StudyError(
             f"the trial {trial.name!r} is of another version of this project: use that version."
         ) from error
-    settings = _changed(config.rlct, given)
+    try:
+        base = config.rlct if protocol is None else get_task(config.task).recipe.rlct_settings(protocol)
+    except ConfigError as error:
+        raise StudyError(f"--protocol: {config.task}: {error}") from error
+    settings = _changed(base.of_one_estimate(), given)
     samples = study.data[config.task].data.shape.training_size(config.training.validation_fraction)
     if settings.batch_size > samples:
         raise StudyError(f"rlct.batch_size {settings.batch_size} exceeds the {samples} training samples of a trial")

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from study.commands.options import Parser, add_places, add_resources, parse_fields
-from trainables.config import RlctConfig
+from trainables.config import FURTHER_ESTIMATES, RlctConfig
 
 # The settings that a calibration varies, and its default factors around the study's value.
 SWEPT = {"step_size": (0.1, 0.3, 1.0, 3.0), "localization": (0.3, 1.0, 3.0, 10.0), "nbeta": (1.0,)}
@@ -15,10 +15,11 @@ SWEPT = {"step_size": (0.1, 0.3, 1.0, 3.0), "localization": (0.3, 1.0, 3.0, 10.0
 
 def _optional(shape: str, **overridden: Any) -> Any:
     """The settings of the rlct as options that can be left out."""
-    types: dict[str, Any] = {name: field.annotation for name, field in RlctConfig.model_fields.items()}
+    settings = {name: field for name, field in RlctConfig.model_fields.items() if name not in FURTHER_ESTIMATES}
+    types: dict[str, Any] = {name: field.annotation for name, field in settings.items()}
     fields: dict[str, Any] = {
         name: ((types | overridden)[name] | None, Field(None, description=field.description))
-        for name, field in RlctConfig.model_fields.items()
+        for name, field in settings.items()
     }
     config = SettingsConfigDict(extra="forbid", cli_avoid_json=True, cli_hide_none_type=True)
     base: Any = type("_Options", (BaseSettings,), {"model_config": config})

@@ -136,10 +136,11 @@ def merge_outcomes(groups: Sequence[Group]) -> Outcome:
     """The outcome over the replicates of all groups. Measures that one of the groups lacks are NaN there."""
     seeds = [seed for group in groups for seed in group.seeds]
     outcomes = [group.outcome for group in groups]
+    order = sorted(range(len(seeds)), key=seeds.__getitem__)
 
     def joined(parts: Iterable[Sequence[_Value]]) -> list[_Value]:
         every = [value for part in parts for value in part]
-        return [every[index] for index in sorted(range(len(seeds)), key=seeds.__getitem__)]
+        return [every[index] for index in order]
 
     def joined_by_name(parts: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
         names = dict.fromkeys(name for part in reversed(parts) for name in part)
@@ -155,18 +156,15 @@ def merge_outcomes(groups: Sequence[Group]) -> Outcome:
         measurements=joined_by_name([outcome.measurements for outcome in outcomes]),
         status=worst_status(statuses),
         replicate_statuses=statuses,
-        rlct=RlctOutcome(
-            per_chain=joined(rlct.per_chain for rlct in rlcts),
-            initial_loss=joined(rlct.initial_loss for rlct in rlcts),
-            nbeta=rlcts[-1].nbeta,
-            verdicts=joined(rlct.verdicts for rlct in rlcts),
-            reasons=joined(rlct.reasons for rlct in rlcts),
-            diagnostics=joined_by_name([rlct.diagnostics for rlct in rlcts]),
-        ),
+        rlct=RlctOutcome.together(rlcts, order),
         seconds={stage: sum(outcome.seconds.get(stage, 0.0) for outcome in outcomes) for stage in stages},
         device=", ".join(dict.fromkeys(outcome.device for outcome in outcomes)),
         host=latest.host,
         node=latest.node,
+        further_rlcts={
+            name: RlctOutcome.together([outcome.further_rlcts[name] for outcome in outcomes], order)
+            for name in latest.further_rlcts
+        },
     )
 
 

@@ -4,8 +4,8 @@ import json
 import math
 import socket
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,7 @@ class RlctOutcome:
     verdicts: list[str]  # (R,)
     reasons: list[str]  # (R,), the reason for each verdict
     diagnostics: dict[str, list[float]]  # each (R,)
+    caveats: list[list[str]] = field(default_factory=list)  # (R, …), what each estimate does not say; older: empty
 
     @classmethod
     def of(cls, estimate: "RlctEstimate") -> "RlctOutcome":
@@ -54,6 +55,30 @@ class RlctOutcome:
             verdicts=list(estimate.verdicts),
             reasons=[judgement.reason for judgement in estimate.judgements],
             diagnostics={name: values.tolist() for name, values in vars(estimate.diagnostics).items()},
+            caveats=[list(judgement.caveats) for judgement in estimate.judgements],
+        )
+
+    @classmethod
+    def together(cls, parts: Sequence["RlctOutcome"], order: Sequence[int]) -> "RlctOutcome":
+        """The estimates of several groups of replicates as one, in the given order of all replicates."""
+
+        def joined(name: str) -> list[Any]:
+            every = [value for part in parts for value in getattr(part, name) or [[]] * len(part.verdicts)]
+            return [every[index] for index in order]
+
+        names = dict.fromkeys(name for part in reversed(parts) for name in part.diagnostics)
+        diagnostics = {
+            name: [value for part in parts for value in part.diagnostics.get(name, [math.nan] * len(part.verdicts))]
+            for name in names
+        }
+        return cls(
+            per_chain=joined("per_chain"),
+            initial_loss=joined("initial_loss"),
+            nbeta=parts[-1].nbeta,
+            verdicts=joined("verdicts"),
+            reasons=joined("reasons"),
+            diagnostics={name: [values[index] for index in order] for name, values in diagnostics.items()},
+            caveats=joined("caveats"),
         )
 
     @property
@@ -70,6 +95,11 @@ class RlctOutcome:
     def verdict(self) -> str:
         """The worst verdict of the replicates."""
         return worst_verdict(self.verdicts)
+
+    @property
+    def all_caveats(self) -> list[str]:
+        """The caveats of any of the replicates."""
+        return sorted({caveat for of_replicate in self.caveats for caveat in of_replicate})
 
     @property
     def reason(self) -> str:
@@ -122,6 +152,8 @@ class Outcome:
     host: str
     node: str = ""  # of Ray
     stop: Stop | None = None
+    # By the name of the measure: of the balanced network, and of single layers.
+    further_rlcts: dict[str, RlctOutcome] = field(default_factory=dict)
 
     @classmethod
     def of(cls, result: "ExperimentResult", device: str, node: str = "") -> "Outcome":
@@ -134,6 +166,7 @@ class Outcome:
             device=device,
             host=socket.gethostname(),
             node=node,
+            further_rlcts={name: RlctOutcome.of(estimate) for name, estimate in result.further_rlcts.items()},
         )
 
     @classmethod
@@ -168,7 +201,8 @@ class Outcome:
             measurements["rlct_chain_se"] = measurements.pop("rlct_se")
         kinds = {"rlct": RlctOutcome, "stop": Stop}
         parts = {name: kind(**fields[name]) for name, kind in kinds.items() if fields.get(name) is not None}
-        return cls(**fields | parts)
+        further = {name: RlctOutcome(**each) for name, each in fields.get("further_rlcts", {}).items()}
+        return cls(**fields | parts | {"further_rlcts": further})
 
 
 def describe_trial(config: TrialConfig, varied: Collection[str] = ()) -> str:

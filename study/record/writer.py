@@ -8,7 +8,7 @@ run explains the names in the record (`description.json`).
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_
 from mlflow.tracking import MlflowClient
 from mlflow.tracking._tracking_service.utils import _get_store
 
-from analysis.layout import NO_ESTIMATE, Artifact, Level, Tag
+from analysis.layout import NO_ESTIMATE, VERDICT_SUFFIX, Artifact, Level, Tag
 from analysis.tracking import without_superseded
 from study.errors import StudyError, disk_errors, last_line, without_secrets
 from study.record.describe import describe_record
@@ -36,7 +36,7 @@ from study.record.usage import Allotment, total
 from study.spec import StudySpec
 from study.spec.yaml_text import write_yaml
 from trainables.config import RlctConfig
-from trainables.measures import end_measures
+from trainables.measures import is_end_measure
 from trainables.outcomes import VERDICTS
 from trainables.trial import TrialConfig
 
@@ -368,7 +368,7 @@ class RecordWriter(RecordReader):
         """
         run_id = self._trial_runs[key]
         now = ended or _now()
-        measured = [measure.name for measure in end_measures() if measure.name in outcome.measurements]
+        measured = [name for name in outcome.measurements if is_end_measure(name)]
         values = mean_and_error({name: outcome.measurements[name] for name in measured})
         values["seconds"] = sum(outcome.seconds.values())
         values |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
@@ -380,6 +380,7 @@ class RecordWriter(RecordReader):
             tags = {
                 Tag.STATUS: outcome.status,
                 **_rlct_tags(outcome.rlct),
+                **{f"{name}{VERDICT_SUFFIX}": each.verdict for name, each in outcome.further_rlcts.items()},
                 Tag.DEVICE: outcome.device,
                 **_place_tags(outcome.host, outcome.node),
                 Tag.STAGE: "finished",
@@ -571,7 +572,10 @@ class RecordWriter(RecordReader):
             tags |= {
                 Tag.VERDICT: outcome.rlct.verdicts[index],
                 Tag.VERDICT_REASON: outcome.rlct.reasons[index],
+                **_caveats(outcome.rlct.caveats[index] if outcome.rlct.caveats else ()),
             }
+        for name, further in outcome.further_rlcts.items():
+            tags |= {f"{name}{VERDICT_SUFFIX}": further.verdicts[index], f"{name}_reason": further.reasons[index]}
         run_id = self._create_run(f"replicate {index}", tags, parent=parent).info.run_id
         values = {name: float(per_replicate[index]) for name, per_replicate in outcome.measurements.items()}
         diagnostics = {} if outcome.rlct is None else outcome.rlct.diagnostics
@@ -658,7 +662,13 @@ def _rlct_tags(outcome: RlctOutcome | None) -> dict[str, str]:
         Tag.VERDICT_REASON: outcome.reason,
         Tag.VERDICT_ADVICE: VERDICTS[outcome.verdict].advice,
         Tag.NBETA: f"{outcome.nbeta:.6g}",
+        **_caveats(outcome.all_caveats),
     }
+
+
+def _caveats(names: Iterable[str]) -> dict[str, str]:
+    found = ", ".join(names)
+    return {Tag.CAVEATS: found} if found else {}
 
 
 def _place_tags(host: str, node: str) -> dict[str, str]:

@@ -38,7 +38,7 @@ from trainables.errors import ConfigError
 from trainables.fields import FIELDS, PATHS, TARGET
 from trainables.making import make_trial, network_of, recipe_values
 from trainables.networks import Layer, architectures_for, layers_of
-from trainables.tasks import TASKS, DataShape, get_task
+from trainables.tasks import TASKS, DataShape, Recipe, get_task
 from trainables.trial import TrialConfig
 
 Direction = Literal["maximize", "minimize"]
@@ -133,6 +133,8 @@ class StudySpec(Section):
         task = tasks[0] if isinstance(tasks, list) and tasks else tasks
         recipe = TASKS.get(task if isinstance(task, str) else "", TASKS["mnist"]).recipe
         completed.setdefault("architecture", recipe.network.architecture)
+        if isinstance(raw.get("rlct"), Mapping) and "protocol" in raw["rlct"]:
+            raw = raw | {"rlct": _of_protocol(raw["rlct"], recipe, completed.get("task"))}
         for section, defaults in (("training", recipe.training), ("rlct", recipe.rlct)):
             given = raw.get(section, {})
             if isinstance(given, dict):
@@ -442,3 +444,18 @@ def _check_given_once(space: Mapping[Any, Any], raw: Mapping[str, Any]) -> None:
             raise ValueError(f"space.{name}: {section}.{key} is given too. Give it once")
         if name == "split_seed" and name in raw:
             raise ValueError("space.split_seed: split_seed is given too. Give it once")
+
+
+def _of_protocol(given: Mapping[str, Any], recipe: Recipe, task: Any) -> dict[str, Any]:
+    """Settings of the rlct with those of the protocol that they name in place of the name.
+
+    Raises:
+        ValueError: the recipe has no such protocol, or the study has several tasks, whose settings differ.
+    """
+    if isinstance(task, list):
+        raise ValueError("rlct.protocol: needs one task. Give a study of several tasks rlct.nbeta and the like")
+    try:
+        settings = recipe.rlct_settings(str(given["protocol"]))
+    except ConfigError as error:
+        raise ValueError(f"rlct.protocol: {error}") from error
+    return settings.model_dump() | {name: value for name, value in given.items() if name != "protocol"}

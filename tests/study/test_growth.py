@@ -25,7 +25,7 @@ from study.record.reader import RecordReader
 from study.record.stores import Stores
 from study.record.writer import RecordWriter
 from study.spec import StudySpec, build_spec
-from tests.kept import CONTROLS, unpack_kept_record
+from tests.kept import CONTROLS, GOING_ON, unpack_kept_record
 from tests.study.conftest import RUNNERS_WITH_SERVICES, RayCluster
 from tests.study.stores import fresh_stores
 from tests.study.synthetic import runs_of
@@ -325,7 +325,7 @@ def test_a_searched_study_grows_before_new_trials_are_searched(
 def test_a_record_of_an_earlier_version_grows(
     tmp_path: Path, digits: TaskData, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = unpack_kept_record(tmp_path).folder
+    folder = unpack_kept_record(tmp_path, GOING_ON).folder
     stores = Stores.under(folder)
     reader = RecordReader(stores, CONTROLS)
     before = {key: reader.outcome(trial) for key, trial in reader.finished().items()}

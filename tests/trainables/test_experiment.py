@@ -50,6 +50,16 @@ def test_a_network_no_better_than_chance_is_collapsed_not_simple(digits: TaskDat
     assert result.status == "collapsed"
 
 
+def test_a_network_that_learned_little_of_its_task_is_impaired(digits: TaskData) -> None:
+    # Better than chance, .10 + .05, and less than a third of the way from chance to the baseline's .967.
+    result = run_experiment(small_trial(training={"epochs": 2, "learning_rate": 0.01}), digits)
+    accuracy = result.measurements["val_accuracy"]
+    assert ((accuracy > 0.16) & (accuracy < 0.38)).all(), accuracy
+    assert result.statuses == ("impaired", "impaired")
+    better = run_experiment(small_trial(training={"epochs": 20}), digits)
+    assert better.status == "ok"
+
+
 def test_a_loss_that_is_not_finite_is_diverged(digits: TaskData) -> None:
     result = run_experiment(small_trial(aux_weight=100.0, training={"learning_rate": 1e6}), digits)
     assert result.status == "diverged"
@@ -69,7 +79,7 @@ def test_a_finite_loss_far_above_guessing_is_diverged_however_many_it_gets_right
 
 
 def test_a_trials_status_is_the_worst_of_its_replicates_and_only_ok_is_usable() -> None:
-    assert list(STATUSES) == ["ok", "not_reached", "stopped_early", "collapsed", "diverged"]
+    assert list(STATUSES) == ["ok", "not_reached", "stopped_early", "impaired", "collapsed", "diverged"]
     assert worst_status(["ok", "collapsed", "not_reached"]) == "collapsed"
     assert [status.name for status in STATUSES.values() if status.usable] == ["ok"]
     assert all(text.endswith(".") for status in STATUSES.values() for text in (status.meaning, status.why))

@@ -181,7 +181,7 @@ class Fixed(ReplicatedNetwork):
         prediction = torch.stack([self.hidden[0], self.hidden[1].mean(dim=0).expand_as(self.hidden[1])])
         return Activations(torch.zeros(2, 50, 3), prediction, self.hidden, {2: self.hidden})
 
-    refusal = describe = build = layer_weights = None  # type: ignore[assignment]
+    refusal = describe = build = hidden_modules = None  # type: ignore[assignment]
 
 
 def test_r_squared_is_one_for_a_perfect_and_zero_for_the_mean_predictor() -> None:
@@ -211,9 +211,15 @@ def test_every_measure_is_in_the_results_of_its_moment(digits: TaskData) -> None
     of_epochs = {name for measure in epoch_measures() for name in measure.names(config.layers)}
     assert {"val_accuracy", "weight_std", "weight_std_hidden1", "weight_std_hidden2"} < of_epochs
     assert set(result.history) == of_epochs
-    assert all(np.isfinite(values).all() for values in result.history.values())
-    at_the_end = {name for measure in end_measures() for name in (measure.name, measure.error) if name is not None}
-    assert at_the_end == {"rlct", "rlct_chain_se", "observer_r2", "observer_agreement"}
+    # Two are measured only if a setting asks for it.
+    assert np.isnan(result.history["rlct_in_training"]).all()
+    assert np.isnan(result.measurements["rlct_balanced"]).all()
+    others = [values for name, values in result.history.items() if name != "rlct_in_training"]
+    assert all(np.isfinite(values).all() for values in others)
+    whole = [measure for measure in end_measures() if not measure.per_layer]
+    at_the_end = {name for measure in whole for name in (measure.name, measure.error) if name is not None}
+    at_the_end.remove("rlct_balanced_chain_se")
+    assert at_the_end == {"rlct", "rlct_balanced", "rlct_chain_se", "observer_r2", "observer_agreement"}
     assert set(result.measurements) == of_epochs | at_the_end
 
 
@@ -221,7 +227,15 @@ def test_every_measure_says_what_it_is_in_one_sentence() -> None:
     assert all(MEASURES[name].name == name for name in MEASURES)
     assert all(m.label and m.meaning.endswith(".") and "\n" not in m.meaning for m in MEASURES.values())
     simpler = {name: measure.simpler for name, measure in MEASURES.items() if measure.simpler == "lower"}
-    assert set(simpler) == {"weight_std", "weight_std_balanced", "weight_std_", "rlct", "effective_rank"}
+    assert set(simpler) == {
+        "weight_std",
+        "weight_std_balanced",
+        "weight_std_",
+        "rlct",
+        "rlct_balanced",
+        "rlct_of_",
+        "effective_rank",
+    }
 
 
 @pytest.mark.parametrize("moment", ["epoch", "end"])
@@ -239,7 +253,7 @@ def test_a_measure_that_is_not_one_value_for_each_replicate_is_refused_by_name(
     auxiliary, network = build()
     splits = Splits(split_of(20), split_of(10), split_of(10))
     with pytest.raises(ValueError, match=r"measure 'wrong' has the shape \(2, 3, 6\)"):
-        measure_epoch(EpochView(network, auxiliary, splits, 1, torch.zeros(2)))
+        measure_epoch(EpochView(network, auxiliary, splits, 1, torch.zeros(2), (0, 1)))
 
 
 @pytest.mark.parametrize("first", ["gradient_cosine", "self_model_mse"])

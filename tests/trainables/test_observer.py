@@ -28,7 +28,7 @@ class Known(ReplicatedNetwork):
         logits = 4 * hidden
         return Activations(logits * torch.nan if self.broken else logits, None, hidden, {1: hidden})
 
-    refusal = describe = build = layer_weights = None  # type: ignore[assignment]
+    refusal = describe = build = hidden_modules = None  # type: ignore[assignment]
 
 
 def observe_known(network: Known, seeds: tuple[int, ...] = (0, 1)) -> Observation:

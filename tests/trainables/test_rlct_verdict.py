@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import small_trial
 from trainables import RlctConfig, run_experiment
 from trainables.networks import ReplicatedNetwork
-from trainables.outcomes import VERDICTS, RlctVerdict, worst_verdict
+from trainables.outcomes import CAVEATS, VERDICTS, RlctVerdict, worst_verdict
 from trainables.rlct import Diagnostics, estimate_rlct
 from trainables.rlct.verdict import judge
 from trainables.tasks import Split, TaskData
@@ -80,6 +80,7 @@ GOOD = {field.name: 0.0 for field in fields(Diagnostics)} | {
     "distance_ratio": 1.0,
     "settled": 0.95,
     "stiffness": 0.1,
+    "spread": 2.0,
 }
 
 
@@ -99,7 +100,14 @@ GOOD = {field.name: 0.0 for field in fields(Diagnostics)} | {
         (3.0, 0.1, {"negative_share": 0.2}, "not_a_minimum", "20% of the kept windows"),
         (10.0, 0.5, {"descent": 2.0}, "not_a_minimum", "falls by 2 along its gradient"),
         (10.0, 0.5, {"distance_ratio": 1.6}, "diverged", "1.6 times as far"),
-        (10.0, 0.5, {"stiffness": 0.6}, "diverged", "curvature / 2 is 0.6"),
+        (10.0, 0.5, {"stiffness": 2.1}, "diverged", "curvature / 2 is 2.1"),
+        (10.0, 0.5, {"stiffness_end": 2.2}, "diverged", "curvature / 2 is 2.2"),
+        (10.0, 0.5, {"excess": 0.9}, "sound", "agree"),
+        (10.0, 0.5, {"excess": 1.1}, "biased", "raise the estimate of 10 by about 1.1"),
+        (10.0, 0.5, {"excess": 5.1}, "diverged", "finite steps make up 5.1"),
+        (10.0, 0.5, {"sag": 0.09}, "sound", "agree"),
+        (10.0, 0.5, {"sag": 0.11}, "not_a_minimum", "falls by 0.11 on both sides along one direction"),
+        (0.0, 0.0, {"spread": 0.0}, "sound", "the loss is the same for all draws"),
         (math.nan, math.nan, {"r_hat": math.nan}, "diverged", "not finite"),
         # The worse verdict comes first: more draws do not help where there is no minimum.
         (-5.0, 3.0, {"r_hat": 1.5, "settled": 0.1}, "not_a_minimum", "the estimate is -5"),
@@ -119,10 +127,23 @@ def test_every_verdict_says_what_to_change_in_one_line() -> None:
         assert all(text.endswith(".") and "\n" not in text for text in (verdict.meaning, verdict.advice, verdict.why))
 
 
-def test_a_trials_verdict_is_the_worst_of_its_replicates_and_the_two_worst_are_not_usable() -> None:
-    assert list(VERDICTS) == ["sound", "drifting", "chains_disagree", "not_a_minimum", "diverged"]
+@pytest.mark.parametrize(("ratio", "caveats"), [(0.3, ()), (1.0, ()), (1.1, ("not_local",))])
+def test_chains_that_go_far_from_the_trained_weights_are_said_to_whatever_the_verdict(
+    ratio: float, caveats: tuple[str, ...]
+) -> None:
+    for changed in ({}, {"r_hat": 1.5}):
+        assert judge(10.0, 0.5, GOOD | changed | {"relative_distance": ratio}).caveats == caveats
+    assert all(CAVEATS[name].meaning.endswith(".") and CAVEATS[name].advice.endswith(".") for name in caveats)
+
+
+def test_a_trials_verdict_is_the_worst_of_its_replicates_and_the_three_worst_are_not_usable() -> None:
+    assert list(VERDICTS) == ["sound", "drifting", "chains_disagree", "biased", "not_a_minimum", "diverged"]
     assert worst_verdict(["sound", "chains_disagree", "drifting"]) == "chains_disagree"
-    assert [verdict.name for verdict in VERDICTS.values() if not verdict.usable] == ["not_a_minimum", "diverged"]
+    assert [verdict.name for verdict in VERDICTS.values() if not verdict.usable] == [
+        "biased",
+        "not_a_minimum",
+        "diverged",
+    ]
 
 
 def test_the_diagnostics_of_chains_that_all_diverge_are_not_numbers(trained: tuple[ReplicatedNetwork, Split]) -> None:

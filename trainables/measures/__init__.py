@@ -6,6 +6,6 @@ does.
 Reading order: table, epoch, held_out, gradients, formulas.
 """
 
-from trainables.measures.table import MEASURES, Measure, end_measures, epoch_measures
+from trainables.measures.table import MEASURES, Measure, end_measures, epoch_measures, is_end_measure
 
-__all__ = ["MEASURES", "Measure", "end_measures", "epoch_measures"]
+__all__ = ["MEASURES", "Measure", "end_measures", "epoch_measures", "is_end_measure"]

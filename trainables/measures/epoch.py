@@ -3,7 +3,7 @@
 Networks are measured in evaluation mode: batch norm with its running statistics, no dropout.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.auxiliary import AuxiliaryTask
+from trainables.config import RlctConfig
 from trainables.measures.gradients import GradientComparison, compare_gradients
 from trainables.measures.held_out import HeldOut, look_at_held_out
 from trainables.measures.passes import accuracy
@@ -36,6 +37,8 @@ class EpochView:
     splits: Splits
     epoch: int  # from 1
     train_loss: Tensor  # (R,), mean cross-entropy over the epoch's batches during training, nats
+    seeds: Sequence[int]  # of the replicates
+    rlct: RlctConfig | None = None  # for estimates in training
 
     @cached_property
     def held_out(self) -> HeldOut:

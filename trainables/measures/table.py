@@ -68,6 +68,11 @@ def end_measures() -> tuple[Measure, ...]:
     return tuple(measure for measure in MEASURES.values() if measure.moment == "end")
 
 
+def is_end_measure(name: str) -> bool:
+    """Whether a value of this name is of a measure taken once, after training."""
+    return any(name.startswith(each.name) if each.per_layer else name == each.name for each in end_measures())
+
+
 def _val_accuracy(view: EpochView) -> Tensor:
     return view.full(math.nan) if view.splits.validation is None else view.held_out.accuracy
 
@@ -84,6 +89,18 @@ def _balanced_weight_std(view: EpochView) -> Tensor:
 
     network = balanced(view.network)
     return view.full(math.nan) if network is None else weight_std(network.head.weight)
+
+
+def _rlct_in_training(view: EpochView) -> Tensor:
+    if view.rlct is None or view.epoch not in view.rlct.epochs:
+        return view.full(math.nan)
+    import torch
+
+    from trainables.rlct import estimate_rlct
+
+    with torch.enable_grad():
+        estimate = estimate_rlct(view.network.classifier(), view.splits.train, view.rlct, view.seeds[0])
+    return torch.from_numpy(estimate.usable)
 
 
 def _layer_weight_std(view: EpochView) -> dict[str, Tensor]:
@@ -140,12 +157,34 @@ MEASURES: dict[str, Measure] = {
             name="rlct",
             label="rlct (local learning coefficient)",
             unit="",
-            meaning="Estimate of the real log canonical threshold of the trained classifier (arXiv 2308.12108).",
+            meaning="Local learning coefficient of the trained classifier at the sampler's nβ and localization (arXiv "
+            "2308.12108); it tends to the real log canonical threshold as nβ grows.",
             simpler="lower",
             sees="training",
             moment="end",
             needs_verdict=True,
             error="rlct_chain_se",
+        ),
+        Measure(
+            name="rlct_balanced",
+            label="rlct of the balanced network",
+            unit="",
+            meaning="rlct at the network of the same function in which each hidden unit's incoming weights are as long "
+            "as its outgoing ones; no value if its verdict is not usable.",
+            simpler="lower",
+            sees="training",
+            moment="end",
+            error="rlct_balanced_chain_se",
+        ),
+        Measure(
+            name="rlct_in_training",
+            label="rlct in training",
+            unit="",
+            meaning="rlct after the epochs in rlct.with_epochs; no value if its verdict is not usable.",
+            simpler=None,
+            sees="training",
+            moment="epoch",
+            compute=_rlct_in_training,
         ),
         Measure(
             name="train_loss",
@@ -287,6 +326,17 @@ MEASURES: dict[str, Measure] = {
             moment="epoch",
             per_layer=True,
             compute=_layer_weight_std,
+        ),
+        Measure(
+            name="rlct_of_",
+            label="rlct of",
+            unit="",
+            meaning="rlct of a layer's weights and biases alone, all others being fixed; no value if its verdict is "
+            "not usable.",
+            simpler="lower",
+            sees="training",
+            moment="end",
+            per_layer=True,
         ),
     )
 }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
-from trainables.networks.layers import ReplicatedDropout, ReplicatedLinear
+from trainables.networks.layers import ReplicatedDropout, ReplicatedLinear, weights_of
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
 
@@ -58,6 +58,14 @@ class ReplicatedModule(nn.Module):
     def replicate(self, index: int) -> Self:
         """A copy of one replicate."""
         return self._with_axis(lambda tensor: tensor[index : index + 1].clone())
+
+    def alone(self) -> list[Self]:
+        """A copy of each replicate."""
+        return [self.replicate(index) for index in range(self.replicates)]
+
+    def leading(self, replicates: int) -> Self:
+        """A copy of the first replicates."""
+        return self._with_axis(lambda tensor: tensor[:replicates].clone())
 
     @torch.no_grad()
     def _with_axis(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -106,8 +114,18 @@ class ReplicatedNetwork(ReplicatedModule, ABC):
         return () if self.dropout is None else self.dropout._generators
 
     @abstractmethod
+    def hidden_modules(self) -> dict[str, nn.Module]:
+        """The modules that hold the parameters of each hidden layer, by its name."""
+
     def layer_weights(self) -> dict[str, Tensor]:
-        """The weights of each hidden layer by its name, (R, …), without biases."""
+        """The weights of each hidden layer by its name, (R, weights), without biases."""
+        return {name: weights_of(module) for name, module in self.hidden_modules().items()}
+
+    def layer_parameters(self) -> dict[str, list[str]]:
+        """The names of all parameters of each hidden layer and of the head, by the layer's name."""
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        modules = self.hidden_modules() | {"head": self.head}
+        return {layer: [names[id(parameter)] for parameter in module.parameters()] for layer, module in modules.items()}
 
     def rescalable(self) -> Sequence[Connection] | None:
         """All weights and biases of the classifier, if its hidden units have a scale that is free; None otherwise.

@@ -12,7 +12,7 @@ from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
 from trainables.networks.architectures.convnet import ConvNet
 from trainables.networks.base import Activations, Connection, ReplicatedNetwork, chain, make_dropout
-from trainables.networks.layers import ACTIVATIONS, HOMOGENEOUS, ReplicatedConv2d, ReplicatedLinear, weights_by_name
+from trainables.networks.layers import ACTIVATIONS, HOMOGENEOUS, ReplicatedConv2d, ReplicatedLinear, numbered
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
 
@@ -87,5 +87,5 @@ class ReplicatedConvNet(ReplicatedNetwork):
             ]
         )
 
-    def layer_weights(self) -> dict[str, Tensor]:
-        return weights_by_name("conv", self.stages) | {"dense": self.dense.weight}
+    def hidden_modules(self) -> dict[str, nn.Module]:
+        return numbered("conv", self.stages) | {"dense": self.dense}

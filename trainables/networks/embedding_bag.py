@@ -3,12 +3,12 @@
 from collections.abc import Collection, Sequence
 from typing import Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
 from trainables.networks.base import Activations, Connection, ReplicatedNetwork, chain, make_dropout
-from trainables.networks.layers import ReplicatedEmbedding, ReplicatedHiddenLayers, weights_by_name
+from trainables.networks.layers import ReplicatedEmbedding, ReplicatedHiddenLayers, numbered
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
 
@@ -49,8 +49,8 @@ class ReplicatedEmbeddingBag(ReplicatedNetwork):
         embedding = ("embedding", self.embedding.weight.transpose(1, 2), None)
         return chain([embedding, *self.hidden.weights_and_biases, ("head", self.head.weight, self.head.bias)])
 
-    def layer_weights(self) -> dict[str, Tensor]:
-        return {"embedding": self.embedding.weight} | weights_by_name("hidden", self.hidden.layers)
+    def hidden_modules(self) -> dict[str, nn.Module]:
+        return {"embedding": self.embedding} | numbered("hidden", self.hidden.layers)
 
     def use_sparse_gradients(self) -> bool:
         self.embedding.sparse = True

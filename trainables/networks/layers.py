@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.config import ActivationFunction
+from trainables.config import HOMOGENEOUS_ACTIVATIONS, ActivationFunction
 
 ACTIVATIONS: dict[ActivationFunction, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -17,7 +17,7 @@ ACTIVATIONS: dict[ActivationFunction, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 # Those with f(c·x) = c·f(x) for c > 0.
-HOMOGENEOUS = (torch.relu,)
+HOMOGENEOUS = tuple(ACTIVATIONS[name] for name in HOMOGENEOUS_ACTIVATIONS)
 
 
 class ReplicatedLinear(nn.Module):
@@ -256,13 +256,16 @@ class _EmbeddingMean(torch.autograd.Function):
         return dense, None, None
 
 
-def weights_by_name(prefix: str, modules: Iterable[nn.Module]) -> dict[str, Tensor]:
-    """All weights of each module, biases and normalisations left out, as prefix1, prefix2, …: (R, weights)."""
+def numbered(prefix: str, modules: Iterable[nn.Module]) -> dict[str, nn.Module]:
+    """The modules as prefix1, prefix2, …"""
+    return {f"{prefix}{number}": module for number, module in enumerate(modules, 1)}
+
+
+def weights_of(module: nn.Module) -> Tensor:
+    """All weights of a module, biases and normalisations left out, (R, weights)."""
     kinds = (ReplicatedLinear, ReplicatedConv2d, ReplicatedEmbedding)
-    return {
-        f"{prefix}{number}": torch.cat([m.weight.flatten(1) for m in module.modules() if isinstance(m, kinds)], dim=1)
-        for number, module in enumerate(modules, 1)
-    }
+    found = [each.weight.flatten(1) for each in module.modules() if isinstance(each, kinds)]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 def _first_rows(weight: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
 from trainables.networks.base import Activations, Connection, ReplicatedNetwork, chain, make_dropout
-from trainables.networks.layers import ReplicatedHiddenLayers, weights_by_name
+from trainables.networks.layers import ReplicatedHiddenLayers, numbered
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
 
@@ -42,5 +42,5 @@ class ReplicatedMLP(ReplicatedNetwork):
             return None
         return chain([*self.hidden.weights_and_biases, ("head", self.head.weight, self.head.bias)])
 
-    def layer_weights(self) -> dict[str, Tensor]:
-        return weights_by_name("hidden", self.hidden.layers)
+    def hidden_modules(self) -> dict[str, nn.Module]:
+        return numbered("hidden", self.hidden.layers)

@@ -11,7 +11,7 @@ from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
 from trainables.networks.architectures.resnet import Block, residual_blocks
 from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
-from trainables.networks.layers import ReplicatedBatchNorm, ReplicatedConv2d, ReplicatedHiddenLayers, weights_by_name
+from trainables.networks.layers import ReplicatedBatchNorm, ReplicatedConv2d, ReplicatedHiddenLayers, numbered
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
 
@@ -70,9 +70,8 @@ class ReplicatedResNet18(ReplicatedNetwork):
         features = self.hidden(torch.stack(pooled), len(trunk) + 1, record, hidden, self.dropout)
         return self._read(features, hidden)
 
-    def layer_weights(self) -> dict[str, Tensor]:
-        stem = {"stem": self.stem.convolution.weight}
-        return stem | weights_by_name("block", self.blocks) | weights_by_name("hidden", self.hidden.layers)
+    def hidden_modules(self) -> dict[str, nn.Module]:
+        return {"stem": self.stem} | numbered("block", self.blocks) | numbered("hidden", self.hidden.layers)
 
 
 class _Convolution(nn.Module):

@@ -10,7 +10,7 @@ from torch.nn import functional
 from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
 from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
-from trainables.networks.layers import ReplicatedEmbedding, ReplicatedLayerNorm, ReplicatedLinear, weights_by_name
+from trainables.networks.layers import ReplicatedEmbedding, ReplicatedLayerNorm, ReplicatedLinear, numbered
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
 
@@ -71,8 +71,8 @@ class ReplicatedTransformer(ReplicatedNetwork):
             hidden[len(self.blocks)] = features
         return self._read(features, hidden)
 
-    def layer_weights(self) -> dict[str, Tensor]:
-        return weights_by_name("block", self.blocks)
+    def hidden_modules(self) -> dict[str, nn.Module]:
+        return numbered("block", self.blocks)
 
 
 class _Block(nn.Module):

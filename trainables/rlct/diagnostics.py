@@ -2,12 +2,13 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from trainables.config import RlctConfig
-from trainables.rlct.losses import Start
+from trainables.rlct.losses import OUTLOOK, Start, Surroundings
 from trainables.rlct.sampling import RMSPROP_EPSILON, Trace
 
 # A chain's kept draws are averaged over this many windows, against the noise of single batches.
@@ -21,18 +22,26 @@ class Diagnostics:
     r_hat: np.ndarray  # rank-normalised split R-hat of the kept draws over chains (Vehtari et al. 2021); 1 is best
     effective_draws: np.ndarray  # effective sample size of the kept draws of all chains together
     error_of_draws: np.ndarray  # standard error of the estimate from the effective draws, in units of the rlct
+    spread: np.ndarray  # standard deviation of the rise of the loss over all kept draws, in units of the rlct
     drift: np.ndarray  # rise from the first to the second half of the kept draws, in units of the rlct
     drift_se: np.ndarray  # its standard error over chains
     negative_share: np.ndarray  # share of the kept windows in which the loss is lower than that of the trained weights
     distance: np.ndarray  # ‖w − w0‖ of the last draw, mean over chains
     distance_ratio: np.ndarray  # distance over that on a flat loss; above 1 the loss pushed the chains away
+    relative_distance: np.ndarray  # distance over ‖w0‖
     gradient_norm: np.ndarray  # ‖∇L(w0)‖ over all training samples
     descent: np.ndarray  # fall of the loss along this gradient within a chain's reach, in units of the rlct
-    stiffness: np.ndarray  # step × nβ × largest curvature / 2: x → (1 − stiffness)·x is a step towards the minimum
+    sag: np.ndarray  # mean fall of the loss along the direction of the smallest curvature, in units of the rlct
+    stiffness: np.ndarray  # step × nβ × largest curvature at w0 / 2: x → (1 − stiffness)·x is a step to the minimum
+    stiffness_end: np.ndarray  # the same at the first chain's last draw
+    excess: np.ndarray  # by how much finite steps and batches raise the estimate, from the forces on the kept draws
+    batch_noise: np.ndarray  # the batches' part of this, from the variance of their gradients at w0
     settled: np.ndarray  # variance of a weight on a flat loss in the kept draws, as a share of its final variance
 
 
-def diagnose(trace: Trace, start: Start, config: RlctConfig, nbeta: float) -> Diagnostics:
+def diagnose(
+    trace: Trace, start: Start, around: Sequence[Surroundings], config: RlctConfig, nbeta: float
+) -> Diagnostics:
     """Measure the chains of every replicate; NaN if one of them diverged."""
     # arviz-stats takes seconds to import, and only this function needs it.
     from arviz_stats.base.array import array_stats
@@ -47,19 +56,25 @@ def diagnose(trace: Trace, start: Start, config: RlctConfig, nbeta: float) -> Di
         warnings.simplefilter("ignore", RuntimeWarning)
         r_hat = np.asarray(array_stats.rhat(rise, chain_axis=1, draw_axis=2))
         effective_draws = np.asarray(array_stats.ess(rise, chain_axis=1, draw_axis=2, method="mean"))
-    distance = trace.distance.mean(axis=1)
+    distance, step = trace.distance.mean(axis=1), _largest_step(config)
     return Diagnostics(
         r_hat=np.where(finite, r_hat, math.nan),
         effective_draws=np.where(finite, effective_draws, math.nan),
         error_of_draws=rise.std(axis=(1, 2)) / np.sqrt(effective_draws),
+        spread=rise.std(axis=(1, 2)),
         drift=drifts.mean(axis=1),
         drift_se=drifts.std(axis=1, ddof=1) / math.sqrt(config.chains),
         negative_share=np.where(finite, (windows < 0).mean(axis=(0, 2)), math.nan),
         distance=distance,
         distance_ratio=distance / (math.sqrt(start.parameters) * flat_spread(config)),
+        relative_distance=np.divide(distance, start.norm, out=np.full(len(distance), np.inf), where=start.norm > 0),
         gradient_norm=start.gradient_norm,
         descent=_descent(start, config, nbeta),
-        stiffness=_largest_step(config) * nbeta * np.maximum(start.sharpness, 0.0) / 2,
+        sag=_sag(np.concatenate([part.rises for part in around]), nbeta),
+        stiffness=step * nbeta * np.maximum(np.concatenate([part.largest for part in around]), 0.0) / 2,
+        stiffness_end=step * nbeta * np.maximum(trace.curvature[:, 0], 0.0) / 2,
+        excess=trace.excess.mean(axis=1),
+        batch_noise=step * nbeta**2 * start.batch_variance / 8,
         settled=np.full(len(distance), _settled(config)),
     )
 
@@ -93,6 +108,18 @@ def _descent(start: Start, config: RlctConfig, nbeta: float) -> np.ndarray:
     curvature = np.maximum(start.curvature, 0.0)
     x = nbeta * start.gradient_norm / (1 / reach + nbeta * curvature)
     return np.asarray(nbeta * (start.gradient_norm * x - curvature * x**2 / 2))
+
+
+def _sag(rises: np.ndarray, nbeta: float) -> np.ndarray:
+    """−E[nβ·ΔL] under exp(−nβ·ΔL − γt²/2) along the direction t of the smallest curvature; 0 if the loss rises there.
+
+    The loss along the direction tells, not its curvature: a kink of a ReLU can look like a negative one.
+    """
+    distances = np.array([0.0, *OUTLOOK])
+    rises = nbeta * np.pad(rises, ((0, 0), (1, 0)))
+    exponents = -rises - distances**2 / 2
+    weights = np.exp(exponents - exponents.max(axis=1, keepdims=True))
+    return np.asarray(np.maximum(-(weights * rises).sum(axis=1) / weights.sum(axis=1), 0.0))
 
 
 def _largest_step(config: RlctConfig) -> float:

@@ -1,6 +1,7 @@
 """The estimate, with all that is needed to judge it."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,9 +9,16 @@ import numpy as np
 
 from trainables.config import RlctConfig
 from trainables.networks import ReplicatedModule
-from trainables.outcomes import RlctVerdict, worst_verdict
+from trainables.outcomes import VERDICTS, RlctVerdict, worst_verdict
 from trainables.rlct.diagnostics import Diagnostics, diagnose, flat_spread
-from trainables.rlct.losses import SampleLosses, Start, cross_entropies, look_at_start
+from trainables.rlct.losses import (
+    SampledLoss,
+    SampleLosses,
+    Start,
+    cross_entropies,
+    look_around,
+    look_at_start,
+)
 from trainables.rlct.sampling import Chains, DrawCallback, Sampler, Trace
 from trainables.rlct.verdict import Judgement, judge_all
 from trainables.snapshot import Snapshots
@@ -50,6 +58,12 @@ class RlctEstimate:
         return tuple(judgement.verdict for judgement in self.judgements)
 
     @property
+    def usable(self) -> np.ndarray:
+        """The estimate where its verdict is usable, (R,); NaN elsewhere."""
+        usable = [VERDICTS[verdict].usable for verdict in self.verdicts]
+        return np.where(usable, self.estimate, math.nan)
+
+    @property
     def verdict(self) -> RlctVerdict:
         """The worst verdict of the replicates."""
         return worst_verdict(self.verdicts)
@@ -72,6 +86,8 @@ def estimate_rlct(
     on_draw: DrawCallback | None = None,
     sample_losses: SampleLosses = cross_entropies,
     snapshots: Snapshots | None = None,
+    part: Collection[str] | None = None,
+    name: str = "rlct",
 ) -> RlctEstimate:
     """Estimate the rlct of every replicate of a network on the data it was trained on.
 
@@ -92,6 +108,9 @@ def estimate_rlct(
         on_draw: called after each draw with the number of draws that all chains have completed.
         sample_losses: the loss in nats of every sample; cross-entropy unless given.
         snapshots: what an earlier worker has sampled is taken from there, and the chains' state is kept there.
+        part: names of parameters: only these are sampled, and the others are fixed (a weight-restricted coefficient,
+            Wang et al. 2024, arXiv 2410.02984). All unless given.
+        name: of the estimate among those in the snapshots.
 
     Raises:
         ValueError: the sampler's batch is larger than the split.
@@ -99,16 +118,20 @@ def estimate_rlct(
     if config.batch_size > len(split):
         raise ValueError(f"rlct.batch_size {config.batch_size} exceeds the {len(split)} training samples")
     nbeta = resolve_nbeta(config, len(split))
-    snapshots = snapshots or Snapshots()
-    restored = snapshots.restored("rlct")
+    snapshots, probe = snapshots or Snapshots(), flat_spread(config)
+    restored = snapshots.restored(name)
+    copies = [network.repeated(1)] if network.stackable else network.alone()
+    at_start = [SampledLoss.of(one.eval(), split, sample_losses, part) for one in copies]
     if restored:
         start = Start.of_state(under("start", restored))
     else:
-        start = look_at_start(network, split, sample_losses, probe=flat_spread(config))
+        start = Start.together(look_at_start(loss, probe, config.batch_size) for loss in at_start)
     chains = Chains(under("chains", restored))
     start_state = prefixed("start", start.state())
-    snapshots.include("rlct", lambda: start_state | prefixed("chains", chains.state()))
-    sampler = Sampler(split, config, nbeta, seed, sample_losses, start)
+    snapshots.include(name, lambda: start_state | prefixed("chains", chains.state()))
+    sampler = Sampler(split, config, nbeta, seed, sample_losses, start, part, probe)
     trace = sampler.sample(network, on_draw, chains, snapshots.save_if_due)
     per_chain = nbeta * (trace.loss - trace.start_loss)[config.burn_in :].mean(axis=0)
-    return RlctEstimate(per_chain, start.loss, trace, diagnose(trace, start, config, nbeta), nbeta, config)
+    around = [look_around(loss, probe) for loss in at_start]
+    diagnostics = diagnose(trace, start, around, config, nbeta)
+    return RlctEstimate(per_chain, start.loss, trace, diagnostics, nbeta, config)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainables.outcomes import VERDICTS, RlctVerdict
+from trainables.outcomes import VERDICTS, RlctCaveat, RlctVerdict
 from trainables.rlct.diagnostics import Diagnostics
 
-# Largest tolerated share of the estimate for its error, its drift and a descent from the trained weights, and of a
-# weight's final variance that is missing.
+# Largest tolerated share of the estimate for its error, its drift, its bias and a descent from the trained weights, and
+# of a weight's final variance that is missing.
 TOLERANCE = 0.1
 # A drift counts if it is larger than this many of its standard errors.
 DRIFT_STANDARD_ERRORS = 2.0
@@ -22,8 +22,14 @@ FEWEST_EFFECTIVE_DRAWS = 10.0
 MOST_NEGATIVE_SHARE = 0.1
 # Chains that go further than this times the distance on a flat loss were thrown out of the basin.
 MOST_DISTANCE_RATIO = 1.5
-# The steepest direction is sampled 1/(1 − stiffness/2) times too wide: by a third at this value, without limit at 2.
-MOST_STIFFNESS = 0.5
+# The chains have left the neighbourhood if finite steps make up more than this share of the estimate.
+LARGEST_EXCESS = 0.5
+# A direction along which the loss rises adds up to ½; trained weights are no minimum if one takes off more than this.
+MOST_SAG = 0.1
+# ‖w − w0‖ / ‖w0‖ above which the draws are further from the trained weights than these are from zero.
+LOCAL = 1.0
+# A step that overshoots the minimum goes further from it than it was at a stiffness above this.
+MOST_STIFFNESS = 2.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Judgement:
 
     verdict: RlctVerdict
     reason: str
+    caveats: tuple[RlctCaveat, ...] = ()
 
     @property
     def advice(self) -> str:
@@ -41,16 +48,26 @@ class Judgement:
 
 def judge(estimate: float, standard_error: float, diagnostics: Mapping[str, float]) -> Judgement:
     """Judge a replicate's estimate by standard error over chains and Diagnostics: the first verdict that applies."""
+    verdict, reason = _first_that_applies(estimate, standard_error, diagnostics)
+    return Judgement(verdict, reason, ("not_local",) if diagnostics["relative_distance"] > LOCAL else ())
+
+
+def _first_that_applies(
+    estimate: float, standard_error: float, diagnostics: Mapping[str, float]
+) -> tuple[RlctVerdict, str]:
     d = diagnostics
+    if d["spread"] == 0:
+        return "sound", "the loss is the same for all draws: the rlct is 0"
     tolerated = TOLERANCE * abs(estimate)
     # With few chains their spread is uncertain: the effective draws give a second estimate of the error.
     error = max(standard_error, d["error_of_draws"])
     # The difference of two halves has twice the standard error of the mean of all draws.
     drift_error = max(d["drift_se"], 2 * d["error_of_draws"])
+    stiffness = max(d["stiffness"], d["stiffness_end"])
     drift, least_drift = abs(d["drift"]), max(tolerated, DRIFT_STANDARD_ERRORS * drift_error)
     checks: tuple[tuple[RlctVerdict, bool, str], ...] = (
         ("diverged", not math.isfinite(estimate), "the loss of a chain is not finite"),
-        ("diverged", d["stiffness"] > MOST_STIFFNESS, f"step × nβ × curvature / 2 is {d['stiffness']:.2g}"),
+        ("diverged", stiffness > MOST_STIFFNESS, f"step × nβ × curvature / 2 is {stiffness:.2g}"),
         ("not_a_minimum", estimate <= 0, f"the loss fell: the estimate is {estimate:.3g}"),
         (
             "not_a_minimum",
@@ -62,10 +79,21 @@ def judge(estimate: float, standard_error: float, diagnostics: Mapping[str, floa
             d["descent"] > tolerated,
             f"the loss falls by {d['descent']:.2g} along its gradient, against an estimate of {estimate:.3g}",
         ),
+        ("not_a_minimum", d["sag"] > MOST_SAG, f"the loss falls by {d['sag']:.2g} on both sides along one direction"),
+        (
+            "diverged",
+            d["excess"] > LARGEST_EXCESS * abs(estimate),
+            f"finite steps make up {d['excess']:.2g} of the estimate of {estimate:.3g}",
+        ),
         (
             "diverged",
             d["distance_ratio"] > MOST_DISTANCE_RATIO,
             f"the chains went {d['distance_ratio']:.2g} times as far as noise alone goes",
+        ),
+        (
+            "biased",
+            d["excess"] > tolerated,
+            f"finite steps and batches raise the estimate of {estimate:.3g} by about {d['excess']:.2g}",
         ),
         (
             "drifting",
@@ -83,8 +111,8 @@ def judge(estimate: float, standard_error: float, diagnostics: Mapping[str, floa
     )
     for verdict, holds, reason in checks:
         if holds:
-            return Judgement(verdict, reason)
-    return Judgement("sound", "the chains agree, stand still and stay above the trained weights' loss")
+            return verdict, reason
+    return "sound", "the chains agree, stand still and stay above the trained weights' loss"
 
 
 def judge_all(estimates: np.ndarray, standard_errors: np.ndarray, diagnostics: Diagnostics) -> tuple[Judgement, ...]:

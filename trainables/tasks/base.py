@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from trainables.config import NetworkConfig, RlctConfig, TrainingConfig
-from trainables.errors import DataError
+from trainables.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,20 @@ class Recipe:
     rlct: RlctConfig
     network: NetworkConfig = field(default_factory=NetworkConfig)
     target_depth: int | str = "last"  # the published target layers, as a study names them
+    # Held-out accuracy of the published baseline. Networks far below it are marked as impaired; none are if it is None.
+    accuracy: float | None = None
+    local_rlct: RlctConfig | None = None  # settings at which the chains stay near the trained weights, if measured
+
+    def rlct_settings(self, protocol: str) -> RlctConfig:
+        """The settings of the rlct by the name of a protocol, 'published' or 'local'.
+
+        Raises:
+            ConfigError: the recipe has none of this name.
+        """
+        known = {"published": self.rlct} | ({} if self.local_rlct is None else {"local": self.local_rlct})
+        if protocol not in known:
+            raise ConfigError(f"the task's recipe has no rlct settings {protocol!r}; it has {', '.join(known)}")
+        return known[protocol]
 
     def network_with(self, fields: Mapping[str, Any]) -> NetworkConfig:
         """The recipe's network with these fields replaced; for another architecture the recipe's sizes are left out.

@@ -50,6 +50,7 @@ class Cifar10(Task):
         rlct=RlctConfig(step_size=1e-4, localization=100.0, chains=4, draws=400, batch_size=64),
         network=NetworkConfig(architecture="resnet18", hidden_layers=1, width=2000),
         target_depth="block8+hidden1",
+        accuracy=0.92,
     )
 
     def load(self, root: Path | None) -> TaskData:

@@ -20,7 +20,9 @@ class Digits(Task):
     # settings that a calibration of the quickstart study found stable for all its networks.
     recipe: ClassVar[Recipe] = Recipe(
         training=TrainingConfig(learning_rate=0.02, batch_size=64, epochs=60, validation_fraction=0.2),
-        rlct=RlctConfig(step_size=5e-4, localization=30.0, draws=400, batch_size=128),
+        rlct=RlctConfig(step_size=3e-4, localization=30.0, draws=600, batch_size=128),
+        local_rlct=RlctConfig(nbeta="dataset", localization=200.0, step_size=6e-5, draws=600, batch_size=128),
+        accuracy=0.967,
     )
 
     def load(self, root: Path | None) -> TaskData:

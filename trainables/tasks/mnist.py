@@ -30,6 +30,8 @@ class Mnist(Task):
     recipe: ClassVar[Recipe] = Recipe(
         training=TrainingConfig(learning_rate=0.005, batch_size=512, epochs=50, validation_fraction=0.1),
         rlct=RlctConfig(step_size=1e-4, localization=100.0, chains=4, draws=1000, batch_size=512),
+        local_rlct=RlctConfig(nbeta="dataset", localization=6000.0, step_size=1e-6, draws=1000, batch_size=512),
+        accuracy=0.97,
     )
 
     def load(self, root: Path | None) -> TaskData:

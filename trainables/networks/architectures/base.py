@@ -74,6 +74,10 @@ class Architecture(ABC):
         """The fields that make a difference to such a network."""
         return self.fields
 
+    def has_free_scales(self, config: NetworkConfig) -> bool:
+        """Whether each hidden unit can be scaled without a change of the function, so that networks can be balanced."""
+        return False
+
     def check_fields(self, config: NetworkConfig) -> None:
         """Check that the fields which such networks do not have are at their defaults.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from trainables.config import NetworkConfig
+from trainables.config import HOMOGENEOUS_ACTIVATIONS, NetworkConfig
 from trainables.networks.architectures.base import Architecture, Head, Layer, Size
 from trainables.networks.architectures.sizes import dense_stack, readout
 from trainables.tasks.base import InputSpec
@@ -20,6 +20,9 @@ class MLP(Architecture):
     name = "mlp"
     summary = "multilayer perceptron: hidden_layers layers of width units"
     fields = ("hidden_layers", "width", "activation")
+
+    def has_free_scales(self, config: NetworkConfig) -> bool:
+        return config.activation in HOMOGENEOUS_ACTIVATIONS
 
     def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
         if inputs.is_text:

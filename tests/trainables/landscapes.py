@@ -1,0 +1,110 @@
+"""Losses of a few weights, given as formulas, with the mean of nβ·ΔL that an exact sampler would find at them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainables import RlctConfig
+from trainables.networks import ReplicatedModule
+from trainables.rlct import RlctEstimate, estimate_rlct
+from trainables.tasks import Split
+
+Loss = Callable[[Tensor], Tensor]  # of weights (…, d), gives (…)
+
+
+class Weights(ReplicatedModule):
+    """One network that is nothing but d weights."""
+
+    def __init__(self, start: np.ndarray):
+        super().__init__()
+        self.weight = nn.Parameter(torch.from_numpy(start).float()[None])
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """A loss around its weights w0."""
+
+    loss: Loss
+    start: np.ndarray  # (d,), w0
+
+    def estimate(self, settings: RlctConfig, seed: int = 0) -> RlctEstimate:
+        """The estimate with a numeric nβ; there is no data."""
+        nothing = Split(torch.zeros(64, 1), torch.zeros(64, dtype=torch.int64))
+
+        def losses(network: Weights, inputs: Tensor, labels: Tensor) -> Tensor:
+            return self.loss(network.weight)[:, None].expand(-1, inputs.shape[1])
+
+        return estimate_rlct(Weights(self.start), nothing, settings, seed, sample_losses=losses)
+
+    def expected_on_grid(self, nbeta: float, gamma: float, points: int = 1501) -> float:
+        """E[nβ·ΔL] under exp(−nβ·ΔL − γ‖w − w0‖²/2), for one or two weights."""
+        reach = 9 / math.sqrt(gamma)
+        axis = torch.linspace(-reach, reach, points, dtype=torch.float64)
+        start = torch.from_numpy(self.start)
+        offsets = torch.cartesian_prod(*[axis] * len(start)).view(-1, len(start))
+        return self._mean(start + offsets, -gamma / 2 * offsets.square().sum(dim=1), nbeta)
+
+    def expected_by_prior(self, nbeta: float, gamma: float, draws: int = 400_000) -> float:
+        """The same for a few more weights, from draws of exp(−γ‖w − w0‖²/2)."""
+        generator = torch.Generator().manual_seed(0)
+        start = torch.from_numpy(self.start)
+        offsets = torch.randn(draws, len(start), generator=generator, dtype=torch.float64) / math.sqrt(gamma)
+        return self._mean(start + offsets, torch.zeros(draws, dtype=torch.float64), nbeta)
+
+    def _mean(self, weights: Tensor, log_density: Tensor, nbeta: float) -> float:
+        rise = nbeta * (self.loss(weights) - self.loss(torch.from_numpy(self.start)))
+        exponent = log_density - rise
+        density = (exponent - exponent.max()).exp()
+        return float((density * rise).sum() / density.sum())
+
+
+def quadratic(curvatures: np.ndarray, start: np.ndarray | None = None) -> Landscape:
+    """Σ hᵢwᵢ²/2, at 0 unless a start is given."""
+    rates = torch.from_numpy(curvatures)
+
+    def loss(weights: Tensor) -> Tensor:
+        return (weights.square() * rates.to(weights)).sum(dim=-1) / 2
+
+    return Landscape(loss, np.zeros(len(curvatures)) if start is None else start)
+
+
+def expected_of_quadratic(curvatures: np.ndarray, nbeta: float, gamma: float) -> float:
+    """E[nβ·ΔL] of a quadratic at 0: Σ nβ·hᵢ/(2(nβ·hᵢ + γ))."""
+    return float((nbeta * curvatures / (nbeta * curvatures + gamma)).sum() / 2)
+
+
+def monomial(*exponents: int) -> Landscape:
+    """Π wᵢ^eᵢ at 0."""
+    powers = torch.tensor(exponents, dtype=torch.float64)
+
+    def loss(weights: Tensor) -> Tensor:
+        return (weights.abs() ** powers.to(weights)).prod(dim=-1)
+
+    return Landscape(loss, np.zeros(len(exponents)))
+
+
+def circle() -> Landscape:
+    """(x² + y² − 1)² at (1, 0): the minimum is a circle."""
+    return Landscape(lambda weights: (weights.square().sum(dim=-1) - 1).square(), np.array([1.0, 0.0]))
+
+
+def cusp() -> Landscape:
+    """(x² − y³)² at 0, λ = 5/12."""
+    return Landscape(lambda weights: (weights[..., 0] ** 2 - weights[..., 1] ** 3).square(), np.zeros(2))
+
+
+def tanh_network(units: int) -> Landscape:
+    """Σ bᵢ·tanh(aᵢ·x), fitted to zero on 64 points x of a normal distribution; squared errors; at 0."""
+    points = torch.from_numpy(np.random.default_rng(0).normal(size=64))
+
+    def loss(weights: Tensor) -> Tensor:
+        slopes, heights = weights[..., :units], weights[..., units:]
+        hidden = (slopes[..., None] * points.to(weights)).tanh()
+        outputs: Tensor = (heights[..., None] * hidden).sum(dim=-2)
+        return outputs.square().mean(dim=-1) / 2
+
+    return Landscape(loss, np.zeros(2 * units))
