@@ -1,8 +1,10 @@
 """Losses of a few weights, given as formulas, with the mean of nβ·ΔL that an exact sampler would find at them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations, pairwise
 
 import numpy as np
 import torch
@@ -108,3 +110,45 @@ def tanh_network(units: int) -> Landscape:
         return outputs.square().mean(dim=-1) / 2
 
     return Landscape(loss, np.zeros(2 * units))
+
+
+def deep_linear(sizes: Sequence[int], rank: int, seed: int = 0) -> Landscape:
+    """‖W_L ⋯ W_1 − T‖²/2 at weights whose product is T, of this rank: a linear network of L layers on whitened inputs.
+
+    Random weights of variance 1/units, in one layer of which all but the largest singular values are 0.
+    """
+    rng = np.random.default_rng(seed)
+    layers = [rng.normal(size=(b, a)) / math.sqrt(max(a, b)) for a, b in pairwise(sizes)]
+    if rank < min(sizes):
+        reduced = seed % len(layers)
+        left, values, right = np.linalg.svd(layers[reduced], full_matrices=False)
+        values[rank:] = 0
+        layers[reduced] = left * values @ right
+    target = torch.from_numpy(reduce(lambda product, layer: layer @ product, layers))
+
+    def loss(weights: Tensor) -> Tensor:
+        parts = torch.split(weights, [layer.size for layer in layers], dim=-1)
+        shaped = [part.reshape(*part.shape[:-1], *layer.shape) for part, layer in zip(parts, layers, strict=True)]
+        product: Tensor = reduce(lambda so_far, layer: layer @ so_far, shaped)
+        return (product - target.to(weights)).square().sum(dim=(-1, -2)) / 2
+
+    return Landscape(loss, np.concatenate([layer.ravel() for layer in layers]))
+
+
+def deep_linear_lambda(sizes: Sequence[int], rank: int) -> tuple[float, int]:
+    """λ and multiplicity of a linear network: Aoyagi (2024), Neural Networks 172, main theorem.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    excess = sorted(size - rank for size in sizes)
+    for count in range(2, len(excess) + 1):
+        chosen, others = excess[:count], excess[count:]
+        layers, total = count - 1, sum(chosen)
+        if total >= layers * max(chosen) and (not others or total < layers * min(others)):
+            a = total - (math.ceil(total / layers) - 1) * layers
+            pairs = sum(x * y for x, y in combinations(chosen, 2))
+            squares = layers * (layers - 1) / 4 * (total / layers) ** 2
+            regular = (rank * (sizes[0] + sizes[-1]) - rank**2) / 2
+            return regular + a * (layers - a) / (4 * layers) - squares + pairs / 2, a * (layers - a) + 1
+    raise ValueError(f"no network has the sizes {sizes} and the rank {rank}")

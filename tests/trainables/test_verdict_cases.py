@@ -158,13 +158,13 @@ def log_losses(network: Weights, inputs: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.softplus(-signs * logits).flatten(0, 1)
 
 
-def estimate_of_logistic(batch: int, nbeta: str | float, step: float, draws: int) -> RlctEstimate:
+def estimate_of_logistic(batch: int, nbeta: str | float, step: float, draws: int, chains: int = 32) -> RlctEstimate:
     inputs, labels, weights = logistic()
     config = RlctConfig(
         step_size=step,
         nbeta=nbeta,
         localization=GAMMA,
-        chains=32,
+        chains=chains,
         draws=draws,
         batch_size=batch,
     )
@@ -220,3 +220,19 @@ def test_an_estimate_is_called_sound_only_if_it_is_right(name: str) -> None:
 
 def test_there_are_at_least_sixty_cases() -> None:
     assert len(CASES) >= 60
+
+
+def test_twice_the_loss_at_half_the_temperature_has_the_same_estimate() -> None:
+    # exp(−nβ·L) is all that the sampler sees: the identity holds draw by draw.
+    single, double = tanh_network(2), Landscape(lambda weights: 2 * tanh_network(2).loss(weights), np.zeros(4))
+    config = settings(1e-3, draws=200)
+    half = config.model_copy(update={"nbeta": NBETA / 2})
+    np.testing.assert_allclose(double.estimate(half).per_chain, single.estimate(config).per_chain, rtol=1e-3)
+
+
+def test_at_a_high_temperature_the_estimate_is_nbeta_times_the_mean_loss_under_the_pull_alone() -> None:
+    # nβ → 0: E[nβ·ΔL] → nβ·tr H/(2γ), which says nothing of λ.
+    config = settings(1e-3).model_copy(update={"nbeta": 0.01})
+    result = quadratic(np.linspace(1, 3, 50)).estimate(config)
+    expected = 0.01 * 100 / (2 * GAMMA)
+    assert result.estimate[0] == pytest.approx(expected, rel=0.03, abs=3 * result.standard_error[0])
