@@ -12,7 +12,7 @@ from analysis.locations import TRACKING_VARIABLE, sqlite_file, sqlite_url, with_
 from analysis.servers import ServerError, bad_address, check_bucket, is_server
 from study.errors import StudyError, without_secrets
 from study.record.journal import damage_of
-from study.shown import shown
+from study.shown import plain, shown
 
 _DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 
@@ -212,16 +212,16 @@ class Stores:
 def _uri(uri: str, option: str, schemes: tuple[str, ...]) -> str:
     """A URI with one of the schemes and, if it is a server's, a host."""
     scheme, mark, _ = uri.partition("://")
-    shown = without_secrets(uri)
+    named = plain(without_secrets(uri))
     if not mark or scheme.partition("+")[0] not in schemes:
         raise StudyError(
-            f"{option} {shown}: is no URI of a store. Give one that begins with "
+            f"{option} {named}: is no URI of a store. Give one that begins with "
             f"{', '.join(f'{known}://' for known in schemes)}; a SQLite file is sqlite:///FILE."
         )
     wrong = None if scheme.startswith("sqlite") else bad_address(uri)
     # A database server may be reached through a socket, which has no host.
     if wrong is not None and (is_server(uri) or wrong != "it names no host"):
-        raise StudyError(f"{option} {shown}: {without_secrets(wrong)}. Write it as SCHEME://HOST:PORT/NAME.")
+        raise StudyError(f"{option} {named}: {without_secrets(wrong)}. Write it as SCHEME://HOST:PORT/NAME.")
     return uri
 
 

@@ -112,6 +112,7 @@ def test_two_databases_or_schemas_of_one_server_are_not_refused(tmp_path: Path) 
         (["--store", "a-file/below"], "a-file is a file"),
         (["--tracking-uri", "localhost:5000"], "--tracking-uri localhost:5000: is no URI of a store"),
         (["--tracking-uri", "htp://host"], "--tracking-uri htp://host: is no URI"),
+        (["--tracking-uri", "\x1f"], r"--tracking-uri \\x1f: is no URI"),
         (["--tracking-uri", "./mlruns"], "is no URI of a store.* a SQLite file is sqlite:///FILE"),
         (["--tracking-uri", "http://host:99999"], "--tracking-uri: not a URL, or its port is no number"),
         (["--tracking-uri", "http://127.0.0.1:9"], "cannot be used: the connection is refused.*Nothing was changed"),

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +38,7 @@ class Diagnostics:
     settled: np.ndarray  # variance of a weight on a flat loss in the kept draws, as a share of its final variance
 
 
-def diagnose(
-    trace: Trace, start: Start, around: Sequence[Surroundings], config: RlctConfig, nbeta: float
-) -> Diagnostics:
+def diagnose(trace: Trace, start: Start, around: Surroundings, config: RlctConfig, nbeta: float) -> Diagnostics:
     """Measure the chains of every replicate; NaN if one of them diverged."""
     # arviz-stats takes seconds to import, and only this function needs it.
     from arviz_stats.base.array import array_stats
@@ -70,8 +67,8 @@ def diagnose(
         relative_distance=np.divide(distance, start.norm, out=np.full(len(distance), np.inf), where=start.norm > 0),
         gradient_norm=start.gradient_norm,
         descent=_descent(start, config, nbeta),
-        sag=_sag(np.concatenate([part.rises for part in around]), nbeta),
-        stiffness=step * nbeta * np.maximum(np.concatenate([part.largest for part in around]), 0.0) / 2,
+        sag=_sag(around.rises, nbeta),
+        stiffness=step * nbeta * np.maximum(around.largest, 0.0) / 2,
         stiffness_end=step * nbeta * np.maximum(trace.curvature[:, 0], 0.0) / 2,
         excess=trace.excess.mean(axis=1),
         batch_noise=step * nbeta**2 * start.batch_variance / 8,

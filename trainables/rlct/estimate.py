@@ -15,6 +15,7 @@ from trainables.rlct.losses import (
     SampledLoss,
     SampleLosses,
     Start,
+    Surroundings,
     cross_entropies,
     look_around,
     look_at_start,
@@ -132,6 +133,11 @@ def estimate_rlct(
     sampler = Sampler(split, config, nbeta, seed, sample_losses, start, part, probe)
     trace = sampler.sample(network, on_draw, chains, snapshots.save_if_due)
     per_chain = nbeta * (trace.loss - trace.start_loss)[config.burn_in :].mean(axis=0)
-    around = [look_around(loss, probe) for loss in at_start]
+    if known := under("around", restored):
+        around = Surroundings.of_state(known)
+    else:
+        around = Surroundings.together(look_around(loss, probe) for loss in at_start)
+    after = prefixed("around", around.state())
+    snapshots.include(name, lambda: start_state | prefixed("chains", chains.state()) | after)
     diagnostics = diagnose(trace, start, around, config, nbeta)
     return RlctEstimate(per_chain, start.loss, trace, diagnostics, nbeta, config)

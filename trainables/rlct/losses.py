@@ -181,6 +181,21 @@ class Surroundings:
     largest: np.ndarray  # (R,), the largest curvature
     rises: np.ndarray  # (R, OUTLOOK), of the loss along the direction of the smallest one, mean of both sides
 
+    @classmethod
+    def together(cls, parts: Iterable[Self]) -> Self:
+        """The replicates of all parts."""
+        every = list(parts)
+        return cls(*(np.concatenate([getattr(part, name) for part in every]) for name in ("largest", "rises")))
+
+    def state(self) -> State:
+        """All fields, for a snapshot."""
+        return {name: torch.from_numpy(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def of_state(cls, state: State) -> Self:
+        """The same again from its `state`."""
+        return cls(**{name: tensor.clone().numpy() for name, tensor in state.items()})
+
 
 def look_around(loss: SampledLoss, probe: float) -> Surroundings:
     """The curvatures at the trained weights, which are moved for a while, over the distance of the probe."""
