@@ -17,7 +17,7 @@ from analysis.errors import AnalysisError
 from analysis.figures import draw_against_weight, draw_tradeoff, measures_against_weight
 from analysis.fits import CurveFits, FittedParameter, fit_curve, fit_table
 from analysis.freshness import PAGE, Summary, begin_report, end_report
-from analysis.layout import ENVIRONMENT_TAGS, Tag
+from analysis.layout import ENVIRONMENT_TAGS, ESTIMATED, Tag
 from analysis.pages import file_name, render, save_csv, save_figure
 from analysis.pareto import as_optuna_study, draw_pareto_front, front_table, pareto_optimal
 from analysis.record import STATUS, VERDICT, StudyRecord
@@ -183,6 +183,7 @@ def _facts(record: StudyRecord) -> dict[str, Any]:
         "unusable_verdicts": _unusable(trials[VERDICT], description.verdicts),
         "needing_verdict": [name for name in record.measures if record.needs_verdict(name)],
         "rlct_settings": ", ".join(f"{name} {value}" for name, value in record.rlct_settings.items()),
+        "rlct_meaning": meant.meaning if (meant := description.measure(ESTIMATED)) else "",
         "objectives": record.objectives,
         "weight": record.weight,
         "titles": {name: _title(record, name) for name in (*record.dimensions, *record.measures)},
