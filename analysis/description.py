@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from analysis.layout import CHAIN_ERROR_SUFFIX
+
 # What a dimension is part of: the task that the network learns; the network; the auxiliary task, its target layers, its
 # weight and its other options; or the settings of training and measurement.
 Role = Literal["task", "network", "auxiliary", "target", "weight", "option", "setting"]
@@ -120,6 +122,8 @@ class Description(_Part):
         for measure in self.measures:
             if measure.name == name:
                 return measure
+        if name.endswith(CHAIN_ERROR_SUFFIX):
+            return None
         return next((each for each in self.measures if each.per_layer and name.startswith(each.name)), None)
 
     def measures_among(self, names: Iterable[str]) -> list[str]:

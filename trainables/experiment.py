@@ -12,6 +12,7 @@ import torch
 from trainables.auxiliary import ActivationTargets, Setting, get_auxiliary_task
 from trainables.checkpoint import Checkpoint
 from trainables.config import RlctConfig
+from trainables.measures.table import CHAIN_ERROR_SUFFIX
 from trainables.networks import ReplicatedNetwork, get_architecture
 from trainables.networks.balance import balanced
 from trainables.observer import observe
@@ -119,7 +120,7 @@ def run_experiment(
     final = epochs[-1] | {"rlct": rlct.estimate, "rlct_chain_se": rlct.standard_error} | observed
     final["rlct_balanced"] = np.full(config.replicates, math.nan)
     for name, estimate in further.items():
-        final |= {name: estimate.usable, f"{name}_chain_se": estimate.standard_error}
+        final |= {name: estimate.usable, f"{name}{CHAIN_ERROR_SUFFIX}": estimate.standard_error}
     return ExperimentResult(
         config=config,
         history=_stacked(epochs),

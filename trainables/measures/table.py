@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from trainables.networks import Layer
 
 
+# Suffix of the standard error over chains of a replicate's value.
+CHAIN_ERROR_SUFFIX = "_chain_se"
+
+
 @dataclass(frozen=True)
 class Measure:
     """One measure of R replicates.
@@ -70,6 +74,8 @@ def end_measures() -> tuple[Measure, ...]:
 
 def is_end_measure(name: str) -> bool:
     """Whether a value of this name is of a measure taken once, after training."""
+    if name.endswith(CHAIN_ERROR_SUFFIX):
+        return False
     return any(name.startswith(each.name) if each.per_layer else name == each.name for each in end_measures())
 
 
