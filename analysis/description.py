@@ -60,6 +60,14 @@ class Outcome(_Part):
     advice: str = ""  # what to change
 
 
+class Caveat(_Part):
+    """What an estimate of the rlct does not say, whatever its verdict is."""
+
+    name: str
+    meaning: str
+    advice: str
+
+
 class Description(_Part):
     """Everything that the analysis knows about the names in a record, in the order of display.
 
@@ -72,6 +80,7 @@ class Description(_Part):
     dimensions: tuple[Dimension, ...]
     statuses: tuple[Outcome, ...]  # from best to worst
     verdicts: tuple[Outcome, ...]  # from best to worst
+    caveats: tuple[Caveat, ...] = ()  # of an estimate, beside its verdict; older records describe none
 
     @model_validator(mode="after")
     def _roles_are_taken(self) -> Self:

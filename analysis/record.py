@@ -15,7 +15,7 @@ from analysis.values import as_text, groups, is_missing
 
 # Columns of both tables.
 STATUS = Tag.STATUS.value
-VERDICT = Tag.VERDICT.value
+VERDICT, CAVEATS = Tag.VERDICT.value, Tag.CAVEATS.value
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.comparison import compare_with_baseline
 from analysis.curves import CURVES
-from analysis.description import Outcome
+from analysis.description import Caveat, Outcome
 from analysis.errors import AnalysisError
 from analysis.figures import draw_against_weight, draw_tradeoff, measures_against_weight
 from analysis.fits import CurveFits, FittedParameter, fit_curve, fit_table
@@ -20,7 +20,7 @@ from analysis.freshness import PAGE, Summary, begin_report, end_report
 from analysis.layout import ENVIRONMENT_TAGS, ESTIMATED, Tag
 from analysis.pages import file_name, render, save_csv, save_figure
 from analysis.pareto import as_optuna_study, draw_pareto_front, front_table, pareto_optimal
-from analysis.record import STATUS, VERDICT, StudyRecord
+from analysis.record import CAVEATS, STATUS, VERDICT, StudyRecord
 from analysis.sweeps import Sweep, find_sweeps
 from analysis.text import summary_rows, trial_rows, with_interval
 from analysis.values import for_parquet
@@ -164,6 +164,14 @@ def _pareto_pictures(results: Sequence[_TaskResults]) -> list[str]:
     return pictures
 
 
+def _caveats(record: StudyRecord) -> list[tuple[int, Caveat]]:
+    """The caveats of the estimates, each with the number of trials that have it."""
+    if CAVEATS not in record.trials:
+        return []
+    named = [name for names in record.trials[CAVEATS].dropna() for name in names.split(", ")]
+    return [(named.count(caveat.name), caveat) for caveat in record.description.caveats if caveat.name in named]
+
+
 def _facts(record: StudyRecord) -> dict[str, Any]:
     """The parts of the page that need only the record."""
     tags, trials, description = record.tags, record.trials, record.description
@@ -183,6 +191,7 @@ def _facts(record: StudyRecord) -> dict[str, Any]:
         "unusable_verdicts": _unusable(trials[VERDICT], description.verdicts),
         "needing_verdict": [name for name in record.measures if record.needs_verdict(name)],
         "rlct_settings": ", ".join(f"{name} {value}" for name, value in record.rlct_settings.items()),
+        "caveats": _caveats(record),
         "rlct_meaning": meant.meaning if (meant := description.measure(ESTIMATED)) else "",
         "objectives": record.objectives,
         "weight": record.weight,

@@ -24,7 +24,7 @@ from analysis.layout import (
     Level,
     Tag,
 )
-from analysis.record import STATUS, VERDICT, StudyRecord
+from analysis.record import CAVEATS, STATUS, VERDICT, StudyRecord
 from analysis.reestimates import CHAIN_ERROR, reestimates_with, settings_columns
 from analysis.statistics import quantile
 from analysis.tracking import description_of, open_study, runs_at, typed
@@ -32,6 +32,10 @@ from analysis.values import as_value, sortable, tidy
 
 # The target of a trial without targets.
 NO_TARGET = "none"
+
+
+# How a trial ended: columns of the table of trials.
+ENDS = (STATUS, VERDICT, CAVEATS, "seconds", "run_id")
 
 
 def read_record(tracking_uri: str, study: str, rlct: str | None = None) -> StudyRecord:
@@ -62,6 +66,7 @@ def read_record(tracking_uri: str, study: str, rlct: str | None = None) -> Study
     settings = _protocol_settings(tags)
     if rlct is not None:
         replicates, verdicts, settings = _with_reestimates(replicates, client, runs, rlct)
+        ends = ends.drop(columns=CAVEATS, errors="ignore")
         ends[VERDICT] = [verdicts.get(key, NO_ESTIMATE) for key in ends.index]
     trials = trial_table(replicates, description, ends)
     times = {str(run_id): finished[run_id].info.end_time for run_id in trials["run_id"]}
@@ -100,6 +105,7 @@ def _ends_of(runs: Iterable[Run]) -> pd.DataFrame:
             "seconds": run.data.metrics.get("seconds", np.nan),
             "run_id": run.info.run_id,
         }
+        | ({CAVEATS: run.data.tags[Tag.CAVEATS]} if Tag.CAVEATS in run.data.tags else {})
         for run in runs
     ]
     return pd.DataFrame(rows).set_index("trial_key")
@@ -201,6 +207,6 @@ def trial_table(replicates: pd.DataFrame, description: Description, ends: pd.Dat
         of_trials[dimensions],
         count.rename("replicates"),
         pd.concat(statistics, axis=1)[columns],
-        ends.loc[count.index, [STATUS, VERDICT, "seconds", "run_id"]],
+        ends.loc[count.index, [*(name for name in ENDS if name in ends)]],
     ]
     return pd.concat(parts, axis=1).reset_index().sort_values(dimensions, key=sortable, ignore_index=True)

@@ -26,7 +26,7 @@ from trainables.trial import TrialConfig
 
 # An accuracy counts as learning if it is more than this many standard errors above chance.
 CHANCE_MARGIN = 3.0
-# A network is impaired if its accuracy is less than this share of the way from chance to the published baseline's.
+# A network is impaired if its accuracy is less than this share of the way from chance to the recipe's baseline's.
 IMPAIRED_SHARE = 1 / 3
 # A network has diverged if its training loss is more than this times the loss of guessing by class frequencies.
 DIVERGED_RATIO = 2.0
@@ -276,7 +276,7 @@ def _statuses(final: dict[str, np.ndarray], splits: Splits, config: TrialConfig)
     """The status of each replicate.
 
     Diverged: the loss is not finite, or far above the loss of guessing. Collapsed: the accuracy is within noise of
-        always answering one class. Impaired: the accuracy is far below that of the task's published baseline. Not
+        always answering one class. Impaired: the accuracy is far below that of the recipe's baseline. Not
         reached: the loss never came down to `until_loss`.
     """
     frequencies = splits.train.labels.bincount().double() / len(splits.train)

@@ -67,7 +67,7 @@ STATUSES: dict[str, Status] = {
         ),
         Status(
             name="impaired",
-            meaning="The held-out accuracy is less than a third of the way from chance to that of the task's published "
+            meaning="The held-out accuracy is less than a third of the way from chance to that of the recipe's "
             "baseline.",
             usable=False,
             why="Most of the task was not learned, and such a network is not a simpler solution of it.",
@@ -114,9 +114,9 @@ VERDICTS: dict[str, Verdict] = {
         ),
         Verdict(
             name="biased",
-            meaning="The finite steps, or the noise of the batches, raise the estimate by more than a tenth.",
-            advice="The estimate is too high: take a step_size 3 times smaller and 3 times as many draws, or a larger "
-            "batch_size.",
+            meaning="The finite steps and the noise of the batches may raise the estimate by more than a tenth.",
+            advice="The estimate may be too high: take a step_size 3 times smaller and 3 times as many draws, or a "
+            "larger batch_size.",
             usable=False,
             why="How much too high it is depends on the curvature, and differs between the networks of a study.",
         ),
@@ -131,7 +131,8 @@ VERDICTS: dict[str, Verdict] = {
         Verdict(
             name="diverged",
             meaning="A chain left the neighbourhood of the trained weights, or its loss is not finite.",
-            advice="The steps are too large for the curvature: take a step_size (or nbeta) 3 to 10 times smaller.",
+            advice="The steps are too large for the curvature, or the batches too small: take a step_size (or nbeta) 3 "
+            "to 10 times smaller, or a larger batch_size.",
             usable=False,
             why="The chains did not sample the neighbourhood of the trained weights.",
         ),

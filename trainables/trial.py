@@ -70,6 +70,11 @@ class TrialConfig(Section):
             raise ValueError(
                 f"rlct.with_epochs {self.rlct.with_epochs}: the training has {self.training.epochs} epochs"
             )
+        if self.rlct.epochs and self.training.until_loss is not None:
+            raise ValueError(
+                "rlct.with_epochs: with training.until_loss each replicate ends its training at an epoch of its own; "
+                "leave one of them out"
+            )
         return self
 
     @classmethod

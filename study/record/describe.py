@@ -1,10 +1,10 @@
 """A record's description of itself: the names used by trainables, for later readers."""
 
-from analysis.description import Description, Dimension, Measure, Outcome
+from analysis.description import Caveat, Description, Dimension, Measure, Outcome
 from trainables.fields import FIELDS, TrialField
 from trainables.measures import MEASURES
 from trainables.networks import ARCHITECTURES
-from trainables.outcomes import STATUSES, VERDICTS
+from trainables.outcomes import CAVEATS, STATUSES, VERDICTS
 
 # In the record, a trial's target is given by its depths in the network.
 TARGET_MEANING = "Depths of the layers whose activations are predicted, counted from the input, from 1."
@@ -41,6 +41,9 @@ def describe_record() -> Description:
                 advice=verdict.advice,
             )
             for verdict in VERDICTS.values()
+        ),
+        caveats=tuple(
+            Caveat(name=caveat.name, meaning=caveat.meaning, advice=caveat.advice) for caveat in CAVEATS.values()
         ),
     )
 

@@ -576,6 +576,8 @@ class RecordWriter(RecordReader):
             }
         for name, further in outcome.further_rlcts.items():
             tags |= {f"{name}{VERDICT_SUFFIX}": further.verdicts[index], f"{name}_reason": further.reasons[index]}
+            if further.caveats[index]:
+                tags[f"{name}_caveats"] = ", ".join(further.caveats[index])
         run_id = self._create_run(f"replicate {index}", tags, parent=parent).info.run_id
         values = {name: float(per_replicate[index]) for name, per_replicate in outcome.measurements.items()}
         diagnostics = {} if outcome.rlct is None else outcome.rlct.diagnostics

@@ -8,6 +8,7 @@ from study.spec.dimensions import ANY, numbers_in
 from study.spec.networks import check_search, check_targets, common_layers, layers_of_networks, networks_of
 from study.spec.trials import count_points, lies_in
 from trainables.auxiliary import get_auxiliary_task
+from trainables.config import NO_EPOCHS
 from trainables.fields import FIELDS
 from trainables.measures import MEASURES, Measure
 from trainables.networks import Layer, architectures_for, get_architecture
@@ -140,6 +141,9 @@ def _check_objective(spec: "StudySpec", name: str, layers: list[Layer]) -> None:
             f"objectives: {name} needs a validation split, and training.validation_fraction is 0 (the "
             f"published recipe). Set it above 0, or leave {name} out: a search must not look at the test split"
         )
+    if measure.asked_by and any(not value or value == NO_EPOCHS for value in spec.values(measure.asked_by)):
+        field = FIELDS[measure.asked_by].path
+        raise ValueError(f"objectives: {name} is measured only where {field} asks for it. Set it, or leave {name} out")
     if measure.needs_observer and min(spec.values("observer_epochs")) == 0:
         raise ValueError(f"objectives: {name} needs an observer, and observer.epochs is 0. Set it above 0")
 

@@ -98,7 +98,10 @@ class StudySpec(Section):
         description="Measures to optimize, and the direction of each: any measures that do not use the test split.",
     )
     training: TrainingConfig = Field(description="Training. Fields left out are from the task's recipe.")
-    rlct: RlctConfig = Field(description="Estimation of the rlct. Fields left out are from the task's recipe.")
+    rlct: RlctConfig = Field(
+        description="Estimation of the rlct. Fields left out are from the task's recipe; 'protocol: local' takes its "
+        "settings at which the chains stay near the trained weights."
+    )
     observer: ObserverConfig = Field(
         default_factory=ObserverConfig, description="The network that learns to predict each trained one."
     )
@@ -452,8 +455,8 @@ def _of_protocol(given: Mapping[str, Any], recipe: Recipe, task: Any) -> dict[st
     Raises:
         ValueError: the recipe has no such protocol, or the study has several tasks, whose settings differ.
     """
-    if isinstance(task, list):
-        raise ValueError("rlct.protocol: needs one task. Give a study of several tasks rlct.nbeta and the like")
+    if isinstance(task, list) and given["protocol"] != "published":
+        raise ValueError("rlct.protocol: its settings differ between tasks. Make a study of each task")
     try:
         settings = recipe.rlct_settings(str(given["protocol"]))
     except ConfigError as error:

@@ -94,6 +94,9 @@ def test_the_analysis_compares_them_as_any_measure(recorded: Recorded) -> None:
     page = (recorded.folder / "runs" / "reports" / "layers" / "report.html").read_text()
     assert "it tends to the real log canonical threshold as nβ grows" in page
     assert "rlct of the balanced network" in page
+    caveats = sum("rlct_caveats" in run.data.tags for run in recorded.runs("trial"))
+    assert ("not_local (" in page) == (caveats > 0)
+    assert not caveats or f"not_local ({caveats} of 2 trials): The chains went further" in page
 
 
 def test_further_replicates_get_further_estimates_too(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +149,26 @@ def test_a_study_may_name_the_protocol_and_change_some_of_it() -> None:
     [
         ({"protocol": "global"}, "mnist", "no rlct settings 'global'; it has published, local"),
         ({"protocol": "local"}, "imdb", "no rlct settings 'local'; it has published"),
-        ({"protocol": "local"}, ["digits", "mnist"], "rlct.protocol: needs one task"),
+        ({"protocol": "local"}, ["digits", "mnist"], "rlct.protocol: its settings differ between tasks"),
     ],
 )
 def test_a_protocol_that_there_is_not_is_one_error(rlct: object, task: object, message: str) -> None:
     with pytest.raises(StudyError, match=message):
         spec_of(rlct, task)
+
+
+@pytest.mark.parametrize(
+    ("objective", "field"),
+    [
+        ("rlct_balanced", "rlct.with_balanced"),
+        ("rlct_of_hidden1", "rlct.with_layers"),
+        ("rlct_in_training", "rlct.with_epochs"),
+    ],
+)
+def test_an_objective_that_no_trial_would_have_is_refused(objective: str, field: str) -> None:
+    raw = {"name": "made-up", "task": "digits", "sampler": "grid", "objectives": {objective: "minimize"}}
+    raw |= {"space": {"hidden_layers": 1, "width": 8, "aux_weight": [0, 1]}}
+    with pytest.raises(StudyError, match=f"objectives: {objective} is measured only where {field} asks for it"):
+        build_spec(raw, "made-up")
+    asked = {field.partition(".")[2]: "1" if field.endswith("epochs") else True}
+    assert build_spec(raw | {"rlct": asked}, "made-up").objectives == {objective: "minimize"}

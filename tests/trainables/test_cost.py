@@ -49,6 +49,11 @@ def test_more_of_a_trial_does_not_take_longer_to_time() -> None:
     assert work_of_timing(base, shape) < work(base, shape)
 
 
+def test_a_preconditioned_sampler_is_timed_too(digits: TaskData) -> None:
+    trial = small_trial(rlct={"sampler": "rmsprop_sgld", "draws": 40})
+    assert seconds_per_work(trial, digits) > 0
+
+
 @pytest.mark.parametrize("samples", [400, 40_000])
 @pytest.mark.parametrize("validation_fraction", [0.0, 0.1])
 def test_a_rate_is_timed_on_all_of_small_data_and_on_a_part_of_large(samples: int, validation_fraction: float) -> None:

@@ -6,10 +6,12 @@ import torch
 from pydantic import ValidationError
 
 from tests.conftest import small_trial
+from tests.trainables.small import SMALL, contract_trial, small_data
+from tests.trainables.test_architectures import build
 from trainables import RlctConfig, TrialConfig, run_experiment
 from trainables.config import FURTHER_ESTIMATES
 from trainables.experiment import ExperimentResult
-from trainables.networks import ReplicatedNetwork
+from trainables.networks import Head, ReplicatedNetwork
 from trainables.networks.balance import balanced
 from trainables.rlct import estimate_rlct
 from trainables.tasks import Split, TaskData
@@ -133,3 +135,28 @@ def test_further_estimates_are_part_of_a_trials_key_and_not_of_the_key_of_the_se
     assert plain.rlct.key() == more.rlct.key()
     assert more.rlct.of_one_estimate() == plain.rlct
     assert set(FURTHER_ESTIMATES) < set(RlctConfig.model_fields)
+
+
+def test_estimates_in_training_and_an_end_at_a_loss_are_refused_together() -> None:
+    with pytest.raises(ValidationError, match=r"rlct\.with_epochs: with training\.until_loss"):
+        small_trial(rlct={"with_epochs": "1"}, training={"until_loss": 0.5})
+
+
+@pytest.mark.parametrize("architecture", sorted(SMALL))
+def test_the_layers_of_a_network_share_no_parameter_and_have_all_but_a_transformers_ends(architecture: str) -> None:
+    network = build(architecture, Head(3))
+    parts = [name for names in network.layer_parameters().values() for name in names]
+    assert len(parts) == len(set(parts))
+    left_out = {name for name, _ in network.named_parameters()} - set(parts)
+    ends = {"tokens.weight", "positions.weight", "norm.weight", "norm.bias"}
+    assert left_out == (ends if architecture == "transformer" else set())
+
+
+@pytest.mark.parametrize("architecture", ["convnet", "embedding_bag", "transformer"])
+def test_each_layer_of_every_stackable_architecture_is_estimated(architecture: str) -> None:
+    trial = contract_trial(architecture)
+    trial = trial.model_copy(update={"rlct": trial.rlct.model_copy(update={"with_layers": True, "draws": 8})})
+    result = run_experiment(trial, small_data(architecture))
+    layers = [*(layer.name for layer in trial.layers), "head"]
+    assert list(result.further_rlcts) == [f"rlct_of_{layer}" for layer in layers]
+    assert all(np.isfinite(estimate.estimate).all() for estimate in result.further_rlcts.values())

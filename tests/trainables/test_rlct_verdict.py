@@ -103,10 +103,10 @@ GOOD = {field.name: 0.0 for field in fields(Diagnostics)} | {
         (10.0, 0.5, {"stiffness": 2.1}, "diverged", "curvature / 2 is 2.1"),
         (10.0, 0.5, {"stiffness_end": 2.2}, "diverged", "curvature / 2 is 2.2"),
         (10.0, 0.5, {"excess": 0.9}, "sound", "agree"),
-        (10.0, 0.5, {"excess": 1.1}, "biased", "raise the estimate of 10 by about 1.1"),
-        (10.0, 0.5, {"excess": 5.1}, "diverged", "finite steps make up 5.1"),
+        (10.0, 0.5, {"excess": 1.1}, "biased", "raise the estimate of 10 by up to about 1.1"),
+        (10.0, 0.5, {"excess": 5.1}, "diverged", "finite steps and batches make up about 5.1"),
         (10.0, 0.5, {"sag": 0.09}, "sound", "agree"),
-        (10.0, 0.5, {"sag": 0.11}, "not_a_minimum", "falls by 0.11 on both sides along one direction"),
+        (10.0, 0.5, {"sag": 0.11}, "not_a_minimum", "the mean of both sides falls by 0.11 along one direction"),
         (0.0, 0.0, {"spread": 0.0}, "sound", "the loss is the same for all draws"),
         (math.nan, math.nan, {"r_hat": math.nan}, "diverged", "not finite"),
         # The worse verdict comes first: more draws do not help where there is no minimum.

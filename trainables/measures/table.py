@@ -48,6 +48,8 @@ class Measure:
     needs_verdict: bool = False
     # Whether there is a value only if an observer is trained.
     needs_observer: bool = False
+    # The field of the trial that asks for it, by its flat name; "" if it is always measured.
+    asked_by: str = ""
     # Name of the standard error of each replicate's value in ExperimentResult.measurements. The standard error over
     # replicates is another one: `<name>_se`, beside means over replicates.
     error: str | None = None
@@ -181,6 +183,7 @@ MEASURES: dict[str, Measure] = {
             sees="training",
             moment="end",
             error="rlct_balanced_chain_se",
+            asked_by="rlct_with_balanced",
         ),
         Measure(
             name="rlct_in_training",
@@ -190,6 +193,7 @@ MEASURES: dict[str, Measure] = {
             simpler=None,
             sees="training",
             moment="epoch",
+            asked_by="rlct_with_epochs",
             compute=_rlct_in_training,
         ),
         Measure(
@@ -343,6 +347,7 @@ MEASURES: dict[str, Measure] = {
             sees="training",
             moment="end",
             per_layer=True,
+            asked_by="rlct_with_layers",
         ),
     )
 }

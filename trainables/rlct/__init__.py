@@ -5,7 +5,7 @@
 with the draws of a Langevin sampler around the trained weights (Lau et al. 2023, arXiv 2308.12108). The estimate always
 comes with its standard error over chains, diagnostics and a verdict.
 
-Reading order: estimate, sampling, losses, diagnostics, verdict.
+Reading order: estimate, sampling, losses, curvature, diagnostics, verdict.
 """
 
 from trainables.outcomes import RlctVerdict

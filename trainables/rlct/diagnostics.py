@@ -116,7 +116,9 @@ def _sag(rises: np.ndarray, nbeta: float) -> np.ndarray:
     rises = nbeta * np.pad(rises, ((0, 0), (1, 0)))
     exponents = -rises - distances**2 / 2
     weights = np.exp(exponents - exponents.max(axis=1, keepdims=True))
-    return np.asarray(np.maximum(-(weights * rises).sum(axis=1) / weights.sum(axis=1), 0.0))
+    # Where the loss is not finite, no chain goes.
+    weighted = np.where(weights > 0, weights * rises, 0.0)
+    return np.asarray(np.maximum(-weighted.sum(axis=1) / weights.sum(axis=1), 0.0))
 
 
 def _largest_step(config: RlctConfig) -> float:

@@ -231,8 +231,9 @@ class Sampler:
         """The step of each weight."""
         if self.config.sampler == "sgld":
             return self.config.step_size
-        average: Tensor = optimizer.state[parameter]["square_avg"]
-        return self.config.step_size / (average.sqrt() + RMSPROP_EPSILON)
+        # Before the first step there is no average: the preconditioner starts at 1/ε.
+        average: Tensor | None = optimizer.state[parameter].get("square_avg")
+        return self.config.step_size / (RMSPROP_EPSILON + (0.0 if average is None else average.sqrt()))
 
     def _curvature_of_first_chain(self, copies: ReplicatedModule, replicates: int) -> Tensor:
         """The largest curvature at the present weights, (R,)."""

@@ -63,7 +63,7 @@ def _first_that_applies(
     error = max(standard_error, d["error_of_draws"])
     # The difference of two halves has twice the standard error of the mean of all draws.
     drift_error = max(d["drift_se"], 2 * d["error_of_draws"])
-    stiffness = max(d["stiffness"], d["stiffness_end"])
+    stiffness = float(np.nanmax([d["stiffness"], d["stiffness_end"], 0.0]))
     drift, least_drift = abs(d["drift"]), max(tolerated, DRIFT_STANDARD_ERRORS * drift_error)
     checks: tuple[tuple[RlctVerdict, bool, str], ...] = (
         ("diverged", not math.isfinite(estimate), "the loss of a chain is not finite"),
@@ -79,11 +79,11 @@ def _first_that_applies(
             d["descent"] > tolerated,
             f"the loss falls by {d['descent']:.2g} along its gradient, against an estimate of {estimate:.3g}",
         ),
-        ("not_a_minimum", d["sag"] > MOST_SAG, f"the loss falls by {d['sag']:.2g} on both sides along one direction"),
+        ("not_a_minimum", d["sag"] > MOST_SAG, f"the mean of both sides falls by {d['sag']:.2g} along one direction"),
         (
             "diverged",
             d["excess"] > LARGEST_EXCESS * abs(estimate),
-            f"finite steps make up {d['excess']:.2g} of the estimate of {estimate:.3g}",
+            f"finite steps and batches make up about {d['excess']:.2g} of the estimate of {estimate:.3g}",
         ),
         (
             "diverged",
@@ -93,7 +93,8 @@ def _first_that_applies(
         (
             "biased",
             d["excess"] > tolerated,
-            f"finite steps and batches raise the estimate of {estimate:.3g} by about {d['excess']:.2g}",
+            f"finite steps and batches raise the estimate of {estimate:.3g} by up to about {d['excess']:.2g} "
+            f"(batches alone, at the trained weights: {d['batch_noise']:.2g})",
         ),
         (
             "drifting",

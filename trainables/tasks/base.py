@@ -34,7 +34,7 @@ class Recipe:
     rlct: RlctConfig
     network: NetworkConfig = field(default_factory=NetworkConfig)
     target_depth: int | str = "last"  # the published target layers, as a study names them
-    # Held-out accuracy of the published baseline. Networks far below it are marked as impaired; none are if it is None.
+    # Held-out accuracy of the baseline. Networks far below it are marked as impaired; none are if it is None.
     accuracy: float | None = None
     local_rlct: RlctConfig | None = None  # settings at which the chains stay near the trained weights, if measured
 

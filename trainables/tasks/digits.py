@@ -17,7 +17,7 @@ class Digits(Task):
     needs_data_root: ClassVar[bool] = False
     shape: ClassVar[DataShape] = DataShape(InputSpec((1, 8, 8)), 10, 1437, 360)
     # The MNIST recipe, scaled to a data set forty times smaller: smaller batches, a larger learning rate, and rlct
-    # settings that a calibration of the quickstart study found stable for all its networks.
+    # settings at which the networks of the quickstart study are sound.
     recipe: ClassVar[Recipe] = Recipe(
         training=TrainingConfig(learning_rate=0.02, batch_size=64, epochs=60, validation_fraction=0.2),
         rlct=RlctConfig(step_size=3e-4, localization=30.0, draws=600, batch_size=128),
