@@ -12,7 +12,7 @@ from tests.trainables.small import SMALL, contract_trial, small_data, train_alon
 from tests.trainables.test_architectures import build, some_inputs
 from trainables.measures.formulas import weight_std
 from trainables.networks import Head, ReplicatedNetwork
-from trainables.networks.balance import balanced
+from trainables.networks.balance import balanced, path_norm
 
 RESCALABLE = ("mlp", "convnet", "embedding_bag")
 
@@ -126,3 +126,34 @@ def test_networks_with_another_activation_function_have_no_free_scales() -> None
     trial = trial.model_copy(update={"network": trial.network.model_copy(update={"activation": "tanh"})})
     _, measured = train_alone(trial, small_data("mlp"))
     assert np.isnan(measured["weight_std_balanced"]).all()
+
+
+@pytest.mark.parametrize("architecture", RESCALABLE)
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**31))
+def test_networks_that_differ_in_the_scales_of_their_units_have_one_path_norm(architecture: str, seed: int) -> None:
+    network = build(architecture, Head(3))
+    one, another = path_norm(network), path_norm(rescaled(network, seed))
+    assert one is not None
+    assert another is not None
+    torch.testing.assert_close(one, another, rtol=1e-5, atol=0.0)
+
+
+def test_the_path_norm_is_the_sum_over_all_paths() -> None:
+    network = build("mlp", Head(3, predicted=4))
+    ((_, first, bias), (_, second, second_bias)) = network.hidden.weights_and_biases  # type: ignore[union-attr,misc]
+    head, head_bias = network.head.weight[:, :3], network.head.bias[:, :3]
+    expected = torch.zeros(network.replicates, dtype=torch.float64)
+    for replicate in range(network.replicates):
+        parts = [part[replicate].double().square() for part in (first, bias, second, second_bias, head, head_bias)]
+        of_first = parts[0].sum(dim=1) + parts[1]
+        of_second = parts[2] @ of_first + parts[3]
+        expected[replicate] = (parts[4] @ of_second + parts[5]).sum().sqrt()
+    found = path_norm(network)
+    assert found is not None
+    torch.testing.assert_close(found, expected)
+
+
+def test_networks_without_free_scales_have_no_path_norm() -> None:
+    assert path_norm(build("transformer", Head(3))) is None
+    assert path_norm(build("resnet18", Head(3))) is None

@@ -230,6 +230,7 @@ def test_every_measure_says_what_it_is_in_one_sentence() -> None:
     assert set(simpler) == {
         "weight_std",
         "weight_std_balanced",
+        "path_norm",
         "weight_std_",
         "rlct",
         "rlct_balanced",

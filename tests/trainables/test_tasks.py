@@ -201,6 +201,7 @@ def test_every_task_is_trained_and_measured_by_its_recipe(task_data: TaskData) -
     # Not asked for.
     assert not finite.pop("rlct_balanced")
     assert not finite.pop("rlct_in_training")
+    assert finite.pop("path_norm") == (result.network.rescalable() is not None)
     assert finite.pop("weight_std_balanced") == (result.network.rescalable() is not None)
     assert all(finite.values()), finite
 

@@ -99,6 +99,13 @@ def _balanced_weight_std(view: EpochView) -> Tensor:
     return view.full(math.nan) if network is None else weight_std(network.head.weight)
 
 
+def _path_norm(view: EpochView) -> Tensor:
+    from trainables.networks.balance import path_norm
+
+    norm = path_norm(view.network)
+    return view.full(math.nan) if norm is None else norm
+
+
 def _rlct_in_training(view: EpochView) -> Tensor:
     if view.rlct is None or view.epoch not in view.rlct.epochs:
         return view.full(math.nan)
@@ -160,6 +167,17 @@ MEASURES: dict[str, Measure] = {
             sees="weights",
             moment="epoch",
             compute=_balanced_weight_std,
+        ),
+        Measure(
+            name="path_norm",
+            label="path norm",
+            unit="",
+            meaning="Root of the sum over all paths from an input or a bias to a class of the product of their squared "
+            "weights; the same for all networks that differ in the scales of their units.",
+            simpler="lower",
+            sees="weights",
+            moment="epoch",
+            compute=_path_norm,
         ),
         Measure(
             name="rlct",

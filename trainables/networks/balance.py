@@ -48,6 +48,32 @@ def balanced(network: _Network) -> _Network | None:
     return classifier
 
 
+@torch.no_grad()
+def path_norm(network: ReplicatedNetwork) -> Tensor | None:
+    """√(Σ over paths Π w²), (R,): a path leads from an input or a bias to a class, through one weight of each layer.
+
+    It is the same for all networks that differ in the scales of their units (Neyshabur, Salakhutdinov and Srebro 2015,
+    arXiv 1506.02617); None if the units have no scale that is free. Of a convolution, the places of its kernel count
+    once, not once for each pixel.
+    """
+    connections = network.rescalable()
+    if connections is None:
+        return None
+    reached: dict[str | None, Tensor] = {}
+    # In the order in which the layers read each other.
+    for connection in connections:
+        # The last layer may have rows that predict activations.
+        weight = connection.weight if connection.writes else connection.weight[:, : network.classes]
+        if connection.reads is None:
+            paths = weight.square().flatten(2).sum(dim=2, dtype=torch.float64)
+        else:
+            squares = weight.double().square()
+            squares = squares.flatten(3).sum(dim=3) if squares.dim() > 3 else squares
+            paths = (squares @ reached[connection.reads].unsqueeze(2)).squeeze(2)
+        reached[connection.writes] = reached[connection.writes] + paths if connection.writes in reached else paths
+    return reached[None].sum(dim=1).sqrt()
+
+
 def _balancing(connections: Sequence[Connection]) -> dict[str, _Scales]:
     """The scales of each layer at which it is balanced, found layer by layer in turn.
 
