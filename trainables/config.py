@@ -21,6 +21,8 @@ FEWEST_DRAWS_FOR_PRECONDITIONER = 4
 # The fields of RlctConfig that ask for more than one estimate of a trial.
 NO_EPOCHS = "none"
 FURTHER_ESTIMATES = ("with_balanced", "with_layers", "with_epochs")
+# Curvatures of the loss are found on at most this many samples, and by at most this many iterations.
+CURVATURE_SAMPLES, CURVATURE_ITERATIONS = 1024, 10
 # Bounds far above what is ever run: a slip of the keyboard is refused before it fills a machine.
 LARGEST_SEED = 2**31 - 1
 MOST_EPOCHS = 100_000

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from trainables.config import CURVATURE_ITERATIONS, CURVATURE_SAMPLES
 from trainables.networks import Head, get_architecture
 from trainables.tasks import DataShape, TaskData
 from trainables.trial import TrialConfig
@@ -28,9 +29,9 @@ NOISE_PER_WEIGHT, NOISE_BEYOND_CACHE = 150, 500
 CACHED_WEIGHTS = 1_000_000
 # Approximate work of a CPU core per second: for costs that are stated without timing.
 WORK_PER_SECOND = 1e10
-# An estimate of the rlct begins with a pass over all samples and some over part of them; after the draws come more, to
-# find curvatures.
-START_PASSES, END_PASSES, CURVATURE_SAMPLES = 2, 36, 1024
+# An estimate of the rlct begins with a pass over all samples and these over some of them. After the draws come three
+# runs of iterations over some samples, to find curvatures, and their loss at a few places.
+START_PASSES, END_PASSES = 2, 3 * CURVATURE_ITERATIONS + 6
 # Epochs and draws that are timed after the first of each, and the approximate work of a timed epoch.
 TIMED = 3
 EPOCH_WORK = 1e9

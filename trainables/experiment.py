@@ -141,21 +141,20 @@ def _further_rlcts(
     snapshots: Snapshots,
 ) -> Iterator[tuple[str, RlctEstimate]]:
     """The estimates that `rlct.with_balanced` and `rlct.with_layers` ask for, by the name of their measure."""
-    seed = config.seeds[0]
+    wanted: list[tuple[str, ReplicatedNetwork, list[str] | None]] = []
     if config.rlct.with_balanced:
         network = balanced(classifier)
         assert network is not None, "the trial's configuration refuses networks without free scales"
-        name = "rlct_balanced"
-        yield name, estimate_rlct(network, splits.train, config.rlct, seed, on_draw, snapshots=snapshots, name=name)
+        wanted.append(("rlct_balanced", network, None))
     if config.rlct.with_layers:
-        for layer, part in classifier.layer_parameters().items():
-            name = f"rlct_of_{layer}"
-            yield (
-                name,
-                estimate_rlct(
-                    classifier, splits.train, config.rlct, seed, on_draw, snapshots=snapshots, part=part, name=name
-                ),
-            )
+        wanted += [(f"rlct_of_{layer}", classifier, part) for layer, part in classifier.layer_parameters().items()]
+    for name, network, part in wanted:
+        yield (
+            name,
+            estimate_rlct(
+                network, splits.train, config.rlct, config.seeds[0], on_draw, snapshots=snapshots, part=part, name=name
+            ),
+        )
 
 
 def _trained(

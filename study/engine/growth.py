@@ -1,14 +1,13 @@
 """Trials that get more replicates: what is left to run of each, and the merging of both groups of replicates."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from analysis.layout import Artifact
 from study.errors import first_line
-from study.record.outcome import Outcome, RlctOutcome, epochs_of
+from study.record.outcome import Outcome, RlctOutcome, epochs_of, joined_by_name
 from trainables.errors import CheckpointError
 from trainables.outcomes import STOPPED_EARLY, worst_status
 from trainables.trial import TrialConfig
@@ -142,18 +141,15 @@ def merge_outcomes(groups: Sequence[Group]) -> Outcome:
         every = [value for part in parts for value in part]
         return [every[index] for index in order]
 
-    def joined_by_name(parts: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
-        names = dict.fromkeys(name for part in reversed(parts) for name in part)
-        sized = [(part, [math.nan] * len(group.seeds)) for part, group in zip(parts, groups, strict=True)]
-        return {name: joined(part.get(name, lacking) for part, lacking in sized) for name in names}
-
     rlcts = [outcome.rlct for outcome in outcomes if outcome.rlct is not None]
     assert len(rlcts) == len(outcomes), "a trial that was stopped early gets no further replicates"
     statuses = joined(outcome.replicate_statuses for outcome in outcomes)
     stages = dict.fromkeys(stage for outcome in outcomes for stage in outcome.seconds)
     latest = outcomes[-1]
     return Outcome(
-        measurements=joined_by_name([outcome.measurements for outcome in outcomes]),
+        measurements=joined_by_name(
+            [outcome.measurements for outcome in outcomes], [len(group.seeds) for group in groups], order
+        ),
         status=worst_status(statuses),
         replicate_statuses=statuses,
         rlct=RlctOutcome.together(rlcts, order),

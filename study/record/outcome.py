@@ -66,18 +66,14 @@ class RlctOutcome:
             every = [value for part in parts for value in getattr(part, name) or [[]] * len(part.verdicts)]
             return [every[index] for index in order]
 
-        names = dict.fromkeys(name for part in reversed(parts) for name in part.diagnostics)
-        diagnostics = {
-            name: [value for part in parts for value in part.diagnostics.get(name, [math.nan] * len(part.verdicts))]
-            for name in names
-        }
+        sizes = [len(part.verdicts) for part in parts]
         return cls(
             per_chain=joined("per_chain"),
             initial_loss=joined("initial_loss"),
             nbeta=parts[-1].nbeta,
             verdicts=joined("verdicts"),
             reasons=joined("reasons"),
-            diagnostics={name: [values[index] for index in order] for name, values in diagnostics.items()},
+            diagnostics=joined_by_name([part.diagnostics for part in parts], sizes, order),
             caveats=joined("caveats"),
         )
 
@@ -105,6 +101,22 @@ class RlctOutcome:
     def reason(self) -> str:
         """The reason for the worst verdict, at the first replicate that has it."""
         return self.reasons[self.verdicts.index(self.verdict)]
+
+
+def joined_by_name(
+    parts: Sequence[Mapping[str, Sequence[float]]], sizes: Sequence[int], order: Sequence[int]
+) -> dict[str, list[float]]:
+    """Values by name of several groups of replicates, in the given order of all replicates.
+
+    A group of so many replicates as its size; NaN where it lacks a name.
+    """
+    names = dict.fromkeys(name for part in reversed(parts) for name in part)
+    joined = {}
+    for name in names:
+        pairs = zip(parts, sizes, strict=True)
+        every = [value for part, size in pairs for value in part.get(name, [math.nan] * size)]
+        joined[name] = [every[index] for index in order]
+    return joined
 
 
 @dataclass(frozen=True)

@@ -455,10 +455,13 @@ def _of_protocol(given: Mapping[str, Any], recipe: Recipe, task: Any) -> dict[st
     Raises:
         ValueError: the recipe has no such protocol, or the study has several tasks, whose settings differ.
     """
-    if isinstance(task, list) and given["protocol"] != "published":
+    others = {name: value for name, value in given.items() if name != "protocol"}
+    if given["protocol"] == "published":
+        return others
+    if isinstance(task, list):
         raise ValueError("rlct.protocol: its settings differ between tasks. Make a study of each task")
     try:
         settings = recipe.rlct_settings(str(given["protocol"]))
     except ConfigError as error:
         raise ValueError(f"rlct.protocol: {error}") from error
-    return settings.model_dump() | {name: value for name, value in given.items() if name != "protocol"}
+    return settings.model_dump() | others

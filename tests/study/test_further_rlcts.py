@@ -144,6 +144,14 @@ def test_a_study_may_name_the_protocol_and_change_some_of_it() -> None:
     assert spec_of({"protocol": "published"}) == spec_of({}) == get_task("mnist").recipe.rlct
 
 
+def test_by_the_published_protocol_each_of_several_tasks_has_its_own_recipe() -> None:
+    space = {"hidden_layers": 1, "width": 8, "aux_weight": [0, 1]}
+    raw = {"task": ["digits", "mnist"], "sampler": "grid", "space": space, "rlct": {"protocol": "published"}}
+    spec = build_spec(raw | {"name": "made-up"}, "made-up")
+    for task in ("digits", "mnist"):
+        assert spec.rlct_of(task) == get_task(task).recipe.rlct
+
+
 @pytest.mark.parametrize(
     ("rlct", "task", "message"),
     [

@@ -63,7 +63,7 @@ def diagnose(trace: Trace, start: Start, around: Surroundings, config: RlctConfi
         drift_se=drifts.std(axis=1, ddof=1) / math.sqrt(config.chains),
         negative_share=np.where(finite, (windows < 0).mean(axis=(0, 2)), math.nan),
         distance=distance,
-        distance_ratio=distance / (math.sqrt(start.parameters) * flat_spread(config)),
+        distance_ratio=distance / (np.sqrt(start.parameters) * flat_spread(config)),
         relative_distance=np.divide(distance, start.norm, out=np.full(len(distance), np.inf), where=start.norm > 0),
         gradient_norm=start.gradient_norm,
         descent=_descent(start, config, nbeta),

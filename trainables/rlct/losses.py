@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainables.config import CURVATURE_ITERATIONS, CURVATURE_SAMPLES
 from trainables.networks import ReplicatedModule
 from trainables.rlct.curvature import Surface, dot, move
-from trainables.states import State, integer
+from trainables.states import State
 from trainables.tasks import Split
 
 # Maps (network of M copies, inputs (G, B, …), labels (G, B)) to the loss of every sample, (M, B), in nats. If G is less
@@ -19,8 +20,6 @@ from trainables.tasks import Split
 SampleLosses = Callable[[Any, Tensor, Tensor], Tensor]
 
 
-# Curvatures are measured on at most this many samples, and by at most this many iterations.
-CURVATURE_SAMPLES, CURVATURE_ITERATIONS = 1024, 10
 # The noise of a batch's gradient is found from at least this many batches, smaller ones if need be.
 FEWEST_BATCHES = 8
 # Along the direction of the smallest curvature, the loss is seen at these multiples of the distance of the probe.
@@ -28,7 +27,27 @@ OUTLOOK = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 
 
 @dataclass(frozen=True)
-class Start:
+class _PerReplicate:
+    """Arrays with an entry for each of R replicates."""
+
+    @classmethod
+    def together(cls, parts: Iterable[Self]) -> Self:
+        """The replicates of all parts, which are of networks of one shape."""
+        seen = [vars(part) for part in parts]
+        return cls(**{name: np.concatenate([one[name] for one in seen]) for name in seen[0]})
+
+    def state(self) -> State:
+        """All fields, for a snapshot."""
+        return {name: torch.from_numpy(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def of_state(cls, state: State) -> Self:
+        """The same again from its `state`."""
+        return cls(**{name: tensor.clone().numpy() for name, tensor in state.items()})
+
+
+@dataclass(frozen=True)
+class Start(_PerReplicate):
     """The trained weights of R replicates. Of a part of the network, all but the losses are of its weights alone."""
 
     losses: np.ndarray  # (R, n), nats
@@ -36,30 +55,12 @@ class Start:
     gradient_norm: np.ndarray  # (R,), ‖∇L‖ of the mean loss L over all samples
     batch_variance: np.ndarray  # (R,), E‖g − ∇L‖² of the gradient g of a batch
     curvature: np.ndarray  # (R,), of L along its gradient
-    parameters: int  # of one replicate
+    parameters: np.ndarray  # (R,), their number
 
     @property
     def loss(self) -> np.ndarray:
         """Mean loss, (R,), nats."""
         return np.asarray(self.losses.mean(axis=1, dtype=np.float64))
-
-    @classmethod
-    def together(cls, parts: Iterable[Self]) -> Self:
-        """The replicates of all parts, which are of networks of one shape."""
-        seen = [vars(part) for part in parts]
-        arrays = {name: np.concatenate([one[name] for one in seen]) for name in seen[0] if name != "parameters"}
-        return cls(**arrays, parameters=seen[0]["parameters"])
-
-    def state(self) -> State:
-        """All fields, for a snapshot."""
-        arrays = {name: torch.from_numpy(value) for name, value in vars(self).items() if name != "parameters"}
-        return arrays | {"parameters": integer(self.parameters)}
-
-    @classmethod
-    def of_state(cls, state: State) -> Self:
-        """The same again from its `state`."""
-        fields: dict[str, Any] = {name: tensor.clone().numpy() for name, tensor in state.items()}
-        return cls(**fields | {"parameters": int(state["parameters"])})
 
 
 def cross_entropies(network: Any, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -170,31 +171,16 @@ def look_at_start(loss: SampledLoss, probe: float, batch_size: int) -> Start:
         gradient_norm=_numbers(dot(gradient, gradient, replicates).sqrt()),
         batch_variance=_numbers(variance),
         curvature=loss.on_some_samples().surface(probe).curvature_along(gradient),
-        parameters=sum(parameter.numel() for parameter in loss.parameters) // replicates,
+        parameters=np.full(replicates, sum(parameter.numel() for parameter in loss.parameters) // replicates),
     )
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Surroundings(_PerReplicate):
     """The curvatures of the loss at the trained weights of R replicates."""
 
     largest: np.ndarray  # (R,), the largest curvature
     rises: np.ndarray  # (R, OUTLOOK), of the loss along the direction of the smallest one, mean of both sides
-
-    @classmethod
-    def together(cls, parts: Iterable[Self]) -> Self:
-        """The replicates of all parts."""
-        every = list(parts)
-        return cls(*(np.concatenate([getattr(part, name) for part in every]) for name in ("largest", "rises")))
-
-    def state(self) -> State:
-        """All fields, for a snapshot."""
-        return {name: torch.from_numpy(value) for name, value in vars(self).items()}
-
-    @classmethod
-    def of_state(cls, state: State) -> Self:
-        """The same again from its `state`."""
-        return cls(**{name: tensor.clone().numpy() for name, tensor in state.items()})
 
 
 def look_around(loss: SampledLoss, probe: float) -> Surroundings:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.config import RlctConfig
+from trainables.config import CURVATURE_ITERATIONS, RlctConfig
 from trainables.networks import ReplicatedModule
 from trainables.rlct.curvature import dot
-from trainables.rlct.losses import CURVATURE_ITERATIONS, SampledLoss, SampleLosses, Start
+from trainables.rlct.losses import SampledLoss, SampleLosses, Start
 from trainables.seeds import derived_seed
 from trainables.states import (
     State,
