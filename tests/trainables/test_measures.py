@@ -17,7 +17,7 @@ from trainables.config import NetworkConfig, SelfModelConfig, UnitWeighting
 from trainables.measures import MEASURES, Measure, end_measures, epoch_measures
 from trainables.measures.epoch import EpochView, measure_epoch
 from trainables.measures.formulas import effective_rank, weight_std
-from trainables.measures.gradients import compare_gradients, prediction_gradient
+from trainables.measures.gradients import auxiliary_gradients, trunk_parameters
 from trainables.measures.held_out import look_at_held_out
 from trainables.networks import Activations, ReplicatedNetwork, get_architecture, layers_of
 from trainables.tasks import InputSpec, Split, Splits, TaskData
@@ -74,6 +74,18 @@ def loss_over(auxiliary: AuxiliaryTask, network: ReplicatedNetwork, split: Split
     return loss
 
 
+def rows_gradient(network: ReplicatedNetwork, auxiliary: AuxiliaryTask, split: Split) -> Tensor:
+    """The measured gradient on the rows that predict."""
+    rows = auxiliary_gradients(network, auxiliary, split).rows
+    assert rows is not None
+    return rows
+
+
+def view_of(network: ReplicatedNetwork, auxiliary: AuxiliaryTask, split: Split) -> EpochView:
+    """The view of an epoch in which all splits are this one."""
+    return EpochView(network, auxiliary, Splits(split, None, split), 1, torch.zeros(2), (0, 1))
+
+
 @pytest.mark.parametrize("weighting", ["mean", "sum"])
 @pytest.mark.parametrize("depths", [(1,), (2,), (1, 2)])
 def test_the_measured_gradient_over_several_passes_is_that_of_one_pass_over_all_samples(
@@ -84,8 +96,8 @@ def test_the_measured_gradient_over_several_passes_is_that_of_one_pass_over_all_
     (gradient,) = torch.autograd.grad(loss_over(auxiliary, network, split).sum(), network.head.weight)
     # Four passes; the last one is smaller.
     monkeypatch.setattr(type(network), "evaluation_batch", 16)
-    torch.testing.assert_close(prediction_gradient(network, auxiliary, split), gradient[:, 3:])
-    ratio, cosine = compare_gradients(network, auxiliary, split)
+    torch.testing.assert_close(rows_gradient(network, auxiliary, split), gradient[:, 3:])
+    ratio, cosine = view_of(network, auxiliary, split).rows_against_decay
     for replicate in range(2):
         added, decay = 5.0 * gradient[replicate, 3:].flatten(), network.head.weight[replicate, 3:].flatten()
         assert ratio[replicate] == pytest.approx((added.norm() / decay.norm()).item(), rel=1e-4)
@@ -98,7 +110,7 @@ def test_the_measured_gradient_is_that_of_the_auxiliary_tasks_loss(kind: type[Au
     auxiliary, network = build(kind=kind)
     network, split = network.double(), split_of(40)
     split = Split(split.inputs.double(), split.labels)
-    measured = prediction_gradient(network, auxiliary, split)
+    measured = rows_gradient(network, auxiliary, split)
     # The slope of the loss along random directions of W, by central differences.
     weight, step = network.head.weight, 1e-6
     for _ in range(5):
@@ -116,7 +128,7 @@ def test_the_measured_gradient_is_that_of_the_auxiliary_tasks_loss(kind: type[Au
 def test_measuring_the_gradient_leaves_the_network_as_it_was() -> None:
     auxiliary, network = build()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    compare_gradients(network, auxiliary, split_of(30))
+    auxiliary_gradients(network, auxiliary, split_of(30))
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, before[name])
         assert parameter.grad is None
@@ -136,7 +148,7 @@ def test_the_gradient_of_a_layer_that_predicts_itself_is_two_w_minus_i_times_a_a
     assert loss is not None
     (gradient,) = torch.autograd.grad(loss.sum(), network.head.weight)
     torch.testing.assert_close(gradient[:, 3:], closed_form)
-    torch.testing.assert_close(prediction_gradient(network, auxiliary, split), closed_form)
+    torch.testing.assert_close(rows_gradient(network, auxiliary, split), closed_form)
     assert torch.equal(gradient[:, :3], torch.zeros_like(gradient[:, :3]))
 
 
@@ -145,8 +157,57 @@ def test_at_the_identity_the_self_model_has_no_gradient_and_weight_decay_still_h
     with torch.no_grad():
         network.head.weight[:, 3:] = torch.eye(6)
         network.head.bias.zero_()
-    ratio, _ = compare_gradients(network, auxiliary, split_of(30))
-    torch.testing.assert_close(ratio, torch.zeros(2))
+    view = view_of(network, auxiliary, split_of(30))
+    torch.testing.assert_close(view.rows_against_decay.norm_ratio, torch.zeros(2))
+    torch.testing.assert_close(view.trunk_against_decay.norm_ratio, torch.zeros(2))
+
+
+def test_the_gradient_on_the_trunk_is_that_of_the_loss_over_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    auxiliary, network = build((1, 2))
+    split = split_of(50)
+    trunk = trunk_parameters(network)
+    assert {id(parameter) for parameter in trunk} == {
+        id(parameter) for name, parameter in network.named_parameters() if not name.startswith("head")
+    }
+    expected = torch.autograd.grad(loss_over(auxiliary, network, split).sum(), trunk)
+    monkeypatch.setattr(type(network), "evaluation_batch", 16)
+    of_trunk = auxiliary_gradients(network, auxiliary, split).trunk
+    assert of_trunk is not None
+    for found, gradient in zip(of_trunk, expected, strict=True):
+        torch.testing.assert_close(found, gradient)
+    ratio, cosine = view_of(network, auxiliary, split).trunk_against_decay
+    for replicate in range(2):
+        added = torch.cat([5.0 * gradient[replicate].flatten() for gradient in expected])
+        decay = torch.cat([parameter[replicate].flatten() for parameter in trunk])
+        assert ratio[replicate] == pytest.approx((added.norm() / decay.norm()).item(), rel=1e-4)
+        assert cosine[replicate] == pytest.approx(nn.functional.cosine_similarity(added, decay, dim=0).item(), abs=1e-4)
+
+
+def test_weight_decay_itself_has_its_strength_and_direction_on_the_trunk_and_no_rows(digits: TaskData) -> None:
+    weight_decay = {"control": "weight_decay", "target_depths": ()}
+    measured = run_experiment(small_trial(aux_weight=0.25, self_model=weight_decay), digits).measurements
+    np.testing.assert_allclose(measured["trunk_gradient_norm_ratio"], 0.25, rtol=1e-5)
+    np.testing.assert_allclose(measured["trunk_gradient_cosine"], 1.0, rtol=1e-5)
+    assert np.isnan(measured["gradient_cosine"]).all()
+
+
+def test_the_residual_of_the_identity_counts_only_the_directions_that_activations_have() -> None:
+    auxiliary, network = build()
+    split = split_of(40)
+    features = network(split.inputs[None]).features.detach()
+    with torch.no_grad():
+        network.head.weight[:, 3:] = torch.eye(6)
+        # Rows of the first replicate may differ from the identity where no activation goes.
+        live = torch.linalg.svd(features[0]).Vh[:3]
+        projected = features[0] @ live.T @ live
+        network.head.weight[0, 3:] += 5 * (torch.eye(6) - live.T @ live)
+        network.head.weight[1, 3:] *= 3
+    view = view_of(network, auxiliary, split)
+    distance, residual = MEASURES["identity_distance"].compute, MEASURES["identity_residual"].compute
+    assert distance is not None and residual is not None  # noqa: PT018
+    torch.testing.assert_close(distance(view), torch.tensor([5 * math.sqrt(3 / 6), 2.0]))
+    beside = 5 * (features[0] - projected).norm() / features[0].norm()
+    torch.testing.assert_close(residual(view), torch.tensor([float(beside), 2.0]))
 
 
 @settings(max_examples=30, deadline=None)

@@ -106,21 +106,23 @@ def test_a_separate_head_predicts_through_a_hidden_layer_and_leaves_the_final_la
     assert auxiliary.targets.prediction_rows(network) is None
 
 
-def test_identity_distance_is_zero_for_the_identity_and_one_for_zero_weights() -> None:
+def test_the_deviation_from_the_identity_is_of_the_layer_under_the_head_alone() -> None:
     auxiliary, _ = build(depths=(1, 2))
     rows = torch.zeros(2, 12, 6)
     rows[0, 6:] = torch.eye(6)
-    torch.testing.assert_close(auxiliary.targets.identity_distance(rows), torch.tensor([0.0, 1.0]))
+    deviation = auxiliary.targets.deviation_from_identity(rows)
+    assert deviation is not None
+    torch.testing.assert_close(deviation, torch.stack([torch.zeros(6, 6), -torch.eye(6)]))
 
 
 @pytest.mark.parametrize(("depths", "form"), [((1,), "raw"), ((2,), "sign"), ((2,), "standardized")])
-def test_identity_distance_does_not_apply_where_no_layer_is_mapped_to_itself(
+def test_there_is_no_deviation_from_the_identity_where_no_layer_is_mapped_to_itself(
     depths: tuple[int, ...], form: str
 ) -> None:
     auxiliary, network = build(depths=depths, target_form=form)
     rows = auxiliary.targets.prediction_rows(network)
     assert rows is not None
-    assert auxiliary.targets.identity_distance(rows).isnan().all()
+    assert auxiliary.targets.deviation_from_identity(rows) is None
 
 
 def test_a_baseline_has_no_extra_outputs_and_no_self_model_metrics(digits: TaskData) -> None:

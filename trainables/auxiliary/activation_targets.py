@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -65,17 +64,15 @@ class ActivationTargets:
             return None
         return network.head.weight[:, network.classes :]
 
-    def identity_distance(self, rows: Tensor) -> Tensor:
-        """‖W − I‖ / ‖I‖ (Frobenius), (R,), of the part of `rows` that maps the layer under the head to itself.
+    def deviation_from_identity(self, rows: Tensor) -> Tensor | None:
+        """W − I, (R, F, F), with W the part of `rows` that maps the layer under the head to itself.
 
-        NaN if that layer is no target, or if another form of its activations is predicted: then no layer is mapped to
+        None if that layer is no target, or if another form of its activations is predicted: then no layer is mapped to
         itself.
         """
         import torch
 
         last = self.layers[-1]
         if not last.feeds_head or self.config.target_form != "raw":
-            return rows.new_full((rows.shape[0],), math.nan)
-        identity = torch.eye(last.units, device=rows.device)
-        distance: Tensor = torch.linalg.matrix_norm(rows[:, -last.units :] - identity) / math.sqrt(last.units)
-        return distance
+            return None
+        return rows[:, -last.units :] - torch.eye(last.units, device=rows.device)

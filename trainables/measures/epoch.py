@@ -13,7 +13,13 @@ from torch import Tensor
 
 from trainables.auxiliary import AuxiliaryTask
 from trainables.config import RlctConfig
-from trainables.measures.gradients import GradientComparison, compare_gradients
+from trainables.measures.gradients import (
+    AuxiliaryGradients,
+    GradientComparison,
+    auxiliary_gradients,
+    compare_with_decay,
+    trunk_parameters,
+)
 from trainables.measures.held_out import HeldOut, look_at_held_out
 from trainables.measures.passes import accuracy
 from trainables.measures.table import epoch_measures
@@ -46,11 +52,25 @@ class EpochView:
         return look_at_held_out(self.network, self.auxiliary, self.splits.held_out)
 
     @cached_property
-    def gradients(self) -> GradientComparison:
-        """The auxiliary loss's gradient against weight decay's, on training samples."""
+    def gradients(self) -> AuxiliaryGradients:
+        """The gradients of the auxiliary loss, on training samples."""
         # The held-out pass always draws its targets first, whatever the order of the table.
         _ = self.held_out
-        return compare_gradients(self.network, self.auxiliary, self.training_samples)
+        return auxiliary_gradients(self.network, self.auxiliary, self.training_samples)
+
+    @cached_property
+    def rows_against_decay(self) -> GradientComparison:
+        """The auxiliary loss's gradient on the rows that predict against weight decay's."""
+        gradient, rows = self.gradients.rows, self.prediction_rows
+        return self._against_decay(None if gradient is None else [gradient], None if rows is None else [rows])
+
+    @cached_property
+    def trunk_against_decay(self) -> GradientComparison:
+        """The auxiliary loss's gradient on the hidden layers against weight decay's."""
+        return self._against_decay(self.gradients.trunk, trunk_parameters(self.network))
+
+    def _against_decay(self, gradient: Sequence[Tensor] | None, weights: Sequence[Tensor] | None) -> GradientComparison:
+        return compare_with_decay(gradient, weights, self.auxiliary.weight, self.network.replicates)
 
     @cached_property
     def test_accuracy(self) -> Tensor:

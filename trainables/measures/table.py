@@ -85,11 +85,30 @@ def _val_accuracy(view: EpochView) -> Tensor:
     return view.full(math.nan) if view.splits.validation is None else view.held_out.accuracy
 
 
-def _identity_distance(view: EpochView) -> Tensor:
+def _deviation_from_identity(view: EpochView) -> Tensor | None:
+    """W − I of the weights W by which the layer under the head predicts itself, (R, F, F); None if it does not."""
     rows = view.prediction_rows
     if rows is None or not view.auxiliary.predicts_itself:
+        return None
+    return view.auxiliary.targets.deviation_from_identity(rows)
+
+
+def _identity_distance(view: EpochView) -> Tensor:
+    deviation = _deviation_from_identity(view)
+    if deviation is None:
         return view.full(math.nan)
-    return view.auxiliary.targets.identity_distance(rows)
+    distance: Tensor = deviation.flatten(1).norm(dim=1) / math.sqrt(deviation.shape[1])
+    return distance
+
+
+def _identity_residual(view: EpochView) -> Tensor:
+    deviation = _deviation_from_identity(view)
+    if deviation is None:
+        return view.full(math.nan)
+    features = view.held_out.features
+    moved = features @ deviation.transpose(1, 2)
+    residual: Tensor = moved.flatten(1).norm(dim=1) / features.flatten(1).norm(dim=1)
+    return residual
 
 
 def _balanced_weight_std(view: EpochView) -> Tensor:
@@ -255,6 +274,17 @@ MEASURES: dict[str, Measure] = {
             compute=_identity_distance,
         ),
         Measure(
+            name="identity_residual",
+            label="distance of the prediction from the identity, on activations",
+            unit="",
+            meaning="‖(W − I)A‖ / ‖A‖ of the weights W by which the layer under the head predicts itself, over its "
+            "activations A on held-out samples: what the directions that A does not have cannot hide.",
+            simpler=None,
+            sees="held_out",
+            moment="epoch",
+            compute=_identity_residual,
+        ),
+        Measure(
             name="epochs_trained",
             label="epochs trained",
             unit="epochs",
@@ -282,7 +312,7 @@ MEASURES: dict[str, Measure] = {
             simpler=None,
             sees="training",
             moment="epoch",
-            compute=lambda view: view.gradients.norm_ratio,
+            compute=lambda view: view.rows_against_decay.norm_ratio,
         ),
         Measure(
             name="gradient_cosine",
@@ -292,7 +322,29 @@ MEASURES: dict[str, Measure] = {
             simpler=None,
             sees="training",
             moment="epoch",
-            compute=lambda view: view.gradients.cosine,
+            compute=lambda view: view.rows_against_decay.cosine,
+        ),
+        Measure(
+            name="trunk_gradient_norm_ratio",
+            label="gradient of the auxiliary loss / weights, hidden layers",
+            unit="",
+            meaning="Weight decay whose gradient on all weights of the hidden layers is as long as that of the "
+            "auxiliary loss.",
+            simpler=None,
+            sees="training",
+            moment="epoch",
+            compute=lambda view: view.trunk_against_decay.norm_ratio,
+        ),
+        Measure(
+            name="trunk_gradient_cosine",
+            label="cosine of auxiliary gradient and weight decay, hidden layers",
+            unit="",
+            meaning="Cosine of the angle between these gradients of the auxiliary loss and of weight decay on all "
+            "weights of the hidden layers.",
+            simpler=None,
+            sees="training",
+            moment="epoch",
+            compute=lambda view: view.trunk_against_decay.cosine,
         ),
         Measure(
             name="activation_norm",
