@@ -38,6 +38,7 @@ HeadKind = Literal["widened", "separate"]
 ActivationFunction = Literal["relu", "gelu", "tanh"]
 # Those for which c > 0 times the input gives c times the output.
 HOMOGENEOUS_ACTIVATIONS: tuple[ActivationFunction, ...] = ("relu",)
+Normalization = Literal["none", "batch"]
 LayerCount = Annotated[int, Field(ge=0, le=64)]
 UnitCount = Annotated[int, Field(ge=1, le=65536)]
 
@@ -69,6 +70,11 @@ class NetworkConfig(Section):
     activation: ActivationFunction = Field(
         "relu",
         description="Activation function of mlp, convnet and embedding_bag, and of resnet18's fully connected layers.",
+    )
+    normalization: Normalization = Field(
+        "none",
+        description="Normalisation of mlp's hidden units before their activation function: 'batch' over the samples of "
+        "a batch, with a learned scale and shift, and running averages in evaluation.",
     )
     kernel_size: Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)] = Field(
         3, description="Side of convnet's square kernels in pixels, odd; the image is padded to keep its size."
@@ -129,6 +135,13 @@ class SelfModelConfig(Section):
         description="The prediction is extra rows of the final linear layer (as published), or a 'separate' head with "
         "a hidden layer of 128 ReLU units.",
     )
+    predict_from: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Depth of the hidden layer that a separate head reads: with a target above it, the network "
+        "predicts a later state from an earlier one; 0 is the layer under the final one.",
+    )
 
     @field_validator("target_depths")
     @classmethod
@@ -136,6 +149,15 @@ class SelfModelConfig(Section):
         if any(depth < 1 for depth in depths):
             raise ValueError("depths count from 1, the hidden layer nearest the input")
         return tuple(sorted(set(depths)))
+
+    @model_validator(mode="after")
+    def _only_a_separate_head_reads_another_layer(self) -> Self:
+        if self.predict_from and self.head != "separate":
+            raise ValueError(
+                "predict_from: the final layer reads the one under it alone; set head to 'separate', or predict_from "
+                "to 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_sign_has_no_gradient(self) -> Self:
@@ -165,7 +187,16 @@ class TrainingConfig(Section):
         "each_epoch", description="Draw a new sample order each epoch, or the first one every time (published code)."
     )
     augment: bool = Field(
-        False, description="Change the training images at random in each epoch, as the task's recipe says."
+        False,
+        description="Change the training images at random in each epoch: rotate by up to 15°, shift by up to 10 % of "
+        "the side, and mirror those of cifar10 (as published for it).",
+    )
+    label_noise: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Share of the training labels that are replaced by another class, drawn once from split_seed; "
+        "held-out labels stay as they are.",
     )
     validation_fraction: float = Field(
         0.1,

@@ -168,7 +168,7 @@ def _trained(
 
     The last value is whether `on_epoch` has stopped the training.
     """
-    splits = data.split(config.training.validation_fraction, config.split_seed, device)
+    splits = _splits(config, data, device)
     inputs, task = data.shape.inputs, get_task(config.task)
     setting = Setting(config.network, inputs, config.seeds, device)
     targets = ActivationTargets(config.self_model, config.layers)
@@ -193,6 +193,11 @@ def _trained(
                 return network, splits, epochs, True
     snapshots.include("trained", network.state_dict)
     return network, splits, epochs, False
+
+
+def _splits(config: TrialConfig, data: TaskData, device: torch.device | str) -> Splits:
+    training = config.training
+    return data.split(training.validation_fraction, config.split_seed, device, training.label_noise)
 
 
 def _stacked(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -266,7 +271,7 @@ def estimate_rlct_again(
         ValueError: the sampler's batch is larger than the training split.
     """
     trial = checkpoint.config
-    splits = data.split(trial.training.validation_fraction, trial.split_seed, device)
+    splits = _splits(trial, data, device)
     classifier = checkpoint.network.to(device).classifier()
     return estimate_rlct(classifier, splits.train, config, trial.seeds[0], on_draw)
 

@@ -7,7 +7,15 @@ import numpy as np
 import torch
 
 Purpose = Literal[
-    "initialisation", "sample_order", "sampler", "augmentation", "dropout", "control", "frozen_network", "observer"
+    "initialisation",
+    "sample_order",
+    "sampler",
+    "augmentation",
+    "dropout",
+    "control",
+    "frozen_network",
+    "observer",
+    "label_noise",
 ]
 # Add a new purpose at the end: its position decides its stream.
 PURPOSES: tuple[Purpose, ...] = (
@@ -19,6 +27,7 @@ PURPOSES: tuple[Purpose, ...] = (
     "control",
     "frozen_network",
     "observer",
+    "label_noise",
 )
 
 

@@ -59,8 +59,14 @@ class TrialConfig(Section):
         layers, depths = self.layers, self.self_model.target_depths
         if depths and depths[-1] > len(layers):
             raise ValueError(f"self_model.target_depths {list(depths)}: the network has the layers {in_words(layers)}")
+        read = self.self_model.predict_from
+        if read > len(layers) or (read and layers[read - 1].feeds_head):
+            raise ValueError(
+                f"self_model.predict_from {read}: needs a layer before the one that the head reads; the network has "
+                f"the layers {in_words(layers)}"
+            )
         if self.training.augment and not get_task(self.task).augments:
-            raise ValueError(f"training.augment: the recipe of {self.task!r} has no augmentation; set it to false")
+            raise ValueError(f"training.augment: task {self.task!r} has no augmentation; set it to false")
         if self.rlct.with_balanced and not get_architecture(self.network.architecture).has_free_scales(self.network):
             raise ValueError(
                 f"rlct.with_balanced: a {self.network.architecture} with {self.network.activation} has no balanced "

@@ -206,6 +206,8 @@ def _why_batches_need_two(spec: "StudySpec", task: str) -> str | None:
     for control in spec.values("control", task):
         if get_auxiliary_task(control).mixes_samples:
             return f"control {control!r} takes its targets from the rest of the batch"
+    if "batch" in spec.values("normalization", task):
+        return "normalization 'batch' is over the batch"
     if "standardized" in spec.values("target_form", task):
         return "target_form 'standardized' is over the batch"
     return None

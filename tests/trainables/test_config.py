@@ -110,7 +110,6 @@ def test_the_head_predicts_as_many_units_as_the_target_layers_have(self_model: d
         ({"self_model": {"aux_weight": float("nan")}}, "finite number"),
         ({"self_model": {"target_form": "sign", "detach_targets": False}}, "a sign has no gradient"),
         ({"self_model": {"control": "noise"}}, "control 'noise' is unknown"),
-        ({"training": {"augment": True}}, "'digits' has no augmentation"),
         ({"network": {"architecture": "embedding_bag"}}, "reads text alone"),
         ({"training": {"momentum": 0.0}}, "nesterov needs momentum"),
         ({"training": {"epoch": 3}}, "Extra inputs are not permitted"),
@@ -121,3 +120,8 @@ def test_the_head_predicts_as_many_units_as_the_target_layers_have(self_model: d
 def test_contradictory_configurations_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         changed(small_trial(aux_weight=1.0), change)
+
+
+def test_augmentation_of_a_task_that_has_none_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"training\.augment: task 'imdb' has no augmentation; set it to false"):
+        TrialConfig.from_recipe("imdb", training={"augment": True})

@@ -125,8 +125,13 @@ def test_networks_of_any_values_trained_together_equal_the_same_networks_trained
     for index, seed in enumerate(trial.seeds):
         alone, alone_measured = train_alone(trial.model_copy(update={"seeds": (seed,)}), samples)
         for name, tensor in alone.state_dict().items():
+            together, by_itself = stack.state_dict()[name][index], tensor[0]
+            if name.endswith("queries_keys_values.bias"):
+                # A softmax does not see the bias of its keys: rounding alone moves it, and Adam makes steps of that.
+                units = config.width
+                together, by_itself = (torch.cat([b[:units], b[2 * units :]]) for b in (together, by_itself))
             # float32 rounds at 1e-7; sums of a batch are taken in another order.
-            torch.testing.assert_close(stack.state_dict()[name][index], tensor[0], rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(together, by_itself, rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(stack_measured["train_loss"][index], alone_measured["train_loss"][0], rtol=1e-3)
 
 

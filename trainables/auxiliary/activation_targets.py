@@ -26,10 +26,18 @@ class ActivationTargets:
         self.config = config
         self.layers = [layers[depth - 1] for depth in config.target_depths]
         self.units = sum(layer.units for layer in self.layers)
+        self._read = layers[config.predict_from - 1] if config.predict_from else None
 
     def head(self, classes: int) -> Head:
         """The head of a network that predicts the targets."""
-        return Head(classes, self.units, SEPARATE_HEAD_UNITS if self.config.head == "separate" else None)
+        if self.config.head == "separate":
+            return Head(classes, self.units, SEPARATE_HEAD_UNITS, self._read)
+        return Head(classes, self.units)
+
+    @property
+    def recorded(self) -> tuple[int, ...]:
+        """Depths of the layers whose activations are needed: the targets, and the one that is read for them."""
+        return tuple(sorted({*self.config.target_depths, *([self._read.depth] if self._read else [])}))
 
     def side_by_side(self, activations: Activations) -> Tensor:
         """The target layers' activations as one tensor, (R, B, N)."""

@@ -112,7 +112,7 @@ class AuxiliaryTask(ABC):
     @property
     def record(self) -> tuple[int, ...]:
         """Depths of the layers whose activations are needed."""
-        return self.targets.config.target_depths
+        return self.targets.recorded
 
     def target(self, activations: Activations, inputs: Tensor) -> Tensor | None:
         """The targets of the extra outputs for inputs (G, B, …), (R, B, N); None if nothing is predicted.

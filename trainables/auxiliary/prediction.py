@@ -21,7 +21,7 @@ class PredictionTask(AuxiliaryTask):
 
     has_targets: ClassVar[bool] = True
     predicts: ClassVar[bool] = True
-    options: ClassVar[tuple[str, ...]] = ("target_form", "unit_weighting", "head")
+    options: ClassVar[tuple[str, ...]] = ("target_form", "unit_weighting", "head", "predict_from")
 
     def target(self, activations: Activations, inputs: Tensor) -> Tensor:
         """The targets of the extra outputs for inputs (G, B, …), (R, B, N)."""

@@ -39,4 +39,4 @@ class ExtraOutputs(SelfModeling):
     summary = "extra outputs with weight 0: only more parameters"
     strength = None
     may_be_baseline = False
-    options = ("head",)
+    options = ("head", "predict_from")

@@ -75,8 +75,9 @@ def auxiliary_gradients(network: ReplicatedNetwork, auxiliary: AuxiliaryTask, sp
 
 
 def trunk_parameters(network: ReplicatedNetwork) -> list[Tensor]:
-    """Every weight and bias of the hidden layers, each (R, …)."""
-    return [parameter for module in network.hidden_modules().values() for parameter in module.parameters()]
+    """Every weight and bias below the head, each (R, …)."""
+    heads = ("head.", "separate_head.")
+    return [parameter for name, parameter in network.named_parameters() if not name.startswith(heads)]
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:

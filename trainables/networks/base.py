@@ -88,6 +88,8 @@ class ReplicatedNetwork(ReplicatedModule, ABC):
     def __init__(self, classes: int):
         super().__init__()
         self.classes = classes
+        # Depth of the layer that the separate head reads; 0: the one under the final layer.
+        self.predict_from = 0
 
     @classmethod
     @abstractmethod
@@ -104,6 +106,7 @@ class ReplicatedNetwork(ReplicatedModule, ABC):
     def forward(self, inputs: Tensor, record: Collection[int] = ()) -> Activations:
         """Map inputs (G, B, …) to the outputs of R replicates and the activations of the layers at depths `record`.
 
+        A separate head predicts only if the layer that it reads is recorded.
         G = R gives every replicate its own batch. A smaller G shares batch g among the replicates
         g·R/G … (g+1)·R/G − 1.
         """
@@ -155,7 +158,9 @@ class ReplicatedNetwork(ReplicatedModule, ABC):
         self.head.initialize(streams, head.rows)
         self.separate_head = None
         if head.predicted and head.hidden is not None:
-            hidden = ReplicatedLinear(replicates, features, head.hidden)
+            read = features if head.reads is None else head.reads.units
+            self.predict_from = 0 if head.reads is None else head.reads.depth
+            hidden = ReplicatedLinear(replicates, read, head.hidden)
             prediction = ReplicatedLinear(replicates, head.hidden, head.predicted)
             hidden.initialize(streams)
             prediction.initialize(streams)
@@ -166,7 +171,9 @@ class ReplicatedNetwork(ReplicatedModule, ABC):
         outputs = self.head(features)
         logits, prediction = outputs[..., : self.classes], None
         if self.separate_head is not None:
-            prediction = self.separate_head(features)
+            # Without the layer that it reads there is no prediction.
+            if not self.predict_from or self.predict_from in hidden:
+                prediction = self.separate_head(hidden[self.predict_from] if self.predict_from else features)
         elif outputs.shape[2] > self.classes:
             prediction = outputs[..., self.classes :]
         return Activations(logits, prediction, features, hidden)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.config import HOMOGENEOUS_ACTIVATIONS, ActivationFunction
+from trainables.config import HOMOGENEOUS_ACTIVATIONS, ActivationFunction, Normalization
 
 ACTIVATIONS: dict[ActivationFunction, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -18,6 +18,10 @@ ACTIVATIONS: dict[ActivationFunction, Callable[[Tensor], Tensor]] = {
 }
 # Those with f(c·x) = c·f(x) for c > 0.
 HOMOGENEOUS = tuple(ACTIVATIONS[name] for name in HOMOGENEOUS_ACTIVATIONS)
+
+
+# PyTorch's defaults for batch normalisation.
+NORM_MOMENTUM, NORM_EPSILON = 0.1, 1e-5
 
 
 class ReplicatedLinear(nn.Module):
@@ -64,17 +68,23 @@ class ReplicatedLinear(nn.Module):
 class ReplicatedHiddenLayers(nn.Module):
     """R stacks of fully connected layers; `sizes` lists the inputs and then the units of each layer."""
 
-    def __init__(self, replicates: int, sizes: Sequence[int], activation: ActivationFunction):
+    def __init__(
+        self,
+        replicates: int,
+        sizes: Sequence[int],
+        activation: ActivationFunction,
+        normalization: Normalization = "none",
+    ):
         super().__init__()
-        self.layers = nn.ModuleList(
-            ReplicatedLinear(replicates, incoming, outgoing) for incoming, outgoing in pairwise(sizes)
-        )
+        kind = ReplicatedLinear if normalization == "none" else ReplicatedNormalizedLinear
+        self.layers = nn.ModuleList(kind(replicates, incoming, outgoing) for incoming, outgoing in pairwise(sizes))
         self._activation = ACTIVATIONS[activation]
+        self._is_normalized = normalization != "none"
 
     @property
     def is_homogeneous(self) -> bool:
         """Whether a unit's weights and bias times c > 0 give c times its activation."""
-        return self._activation in HOMOGENEOUS
+        return self._activation in HOMOGENEOUS and not self._is_normalized
 
     @property
     def weights_and_biases(self) -> list[tuple[str, Tensor, Tensor]]:
@@ -151,7 +161,7 @@ class ReplicatedLayerNorm(ReplicatedNorm):
 
 
 class ReplicatedBatchNorm(ReplicatedNorm):
-    """The state of R batch normalisations; networks run their replicates in turn.
+    """R batch normalisations; networks with convolutions use its state alone, and run their replicates in turn.
 
     Running means and variances (R, units) are buffers, updated in training with PyTorch's momentum of 0.1.
     """
@@ -163,6 +173,34 @@ class ReplicatedBatchNorm(ReplicatedNorm):
         super().__init__(replicates, units)
         self.register_buffer("running_mean", torch.zeros(replicates, units))
         self.register_buffer("running_var", torch.ones(replicates, units))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (R, B, units) to the same shape: each unit over its batch in training, by running averages otherwise."""
+        batch = inputs.shape[1]
+        # Units of different replicates are different channels of one normalisation.
+        normalized = functional.batch_norm(
+            inputs.transpose(0, 1).reshape(batch, -1),
+            self.running_mean.view(-1),
+            self.running_var.view(-1),
+            self.weight.view(-1),
+            self.bias.view(-1),
+            self.training,
+            NORM_MOMENTUM,
+            NORM_EPSILON,
+        )
+        return normalized.view(batch, *self.weight.shape).transpose(0, 1)
+
+
+class ReplicatedNormalizedLinear(ReplicatedLinear):
+    """R linear layers, each followed by its batch normalisation."""
+
+    def __init__(self, replicates: int, inputs: int, outputs: int):
+        super().__init__(replicates, inputs, outputs)
+        self.norm = ReplicatedBatchNorm(replicates, outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        normalized: Tensor = self.norm(super().forward(inputs))
+        return normalized
 
 
 class ReplicatedEmbedding(nn.Module):

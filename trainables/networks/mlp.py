@@ -26,7 +26,7 @@ class ReplicatedMLP(ReplicatedNetwork):
         network = cls(head.classes)
         streams = generators(seeds, "initialisation")
         sizes = [math.prod(inputs.shape), *(config.width for _ in range(config.hidden_layers))]
-        network.hidden = ReplicatedHiddenLayers(len(seeds), sizes, config.activation)
+        network.hidden = ReplicatedHiddenLayers(len(seeds), sizes, config.activation, config.normalization)
         network.hidden.initialize(streams)
         network.dropout = make_dropout(dropout, seeds)
         network._add_head(config.width, head, seeds, streams)

@@ -11,12 +11,16 @@ from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Head
 from trainables.networks.architectures.resnet import Block, residual_blocks
 from trainables.networks.base import Activations, ReplicatedNetwork, make_dropout
-from trainables.networks.layers import ReplicatedBatchNorm, ReplicatedConv2d, ReplicatedHiddenLayers, numbered
+from trainables.networks.layers import (
+    NORM_EPSILON,
+    NORM_MOMENTUM,
+    ReplicatedBatchNorm,
+    ReplicatedConv2d,
+    ReplicatedHiddenLayers,
+    numbered,
+)
 from trainables.seeds import generators
 from trainables.tasks.base import InputSpec
-
-# PyTorch's defaults.
-NORM_MOMENTUM, NORM_EPSILON = 0.1, 1e-5
 
 
 class ReplicatedResNet18(ReplicatedNetwork):

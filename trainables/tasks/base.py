@@ -155,15 +155,21 @@ class TaskData:
             sha.update(np.ascontiguousarray(array).data)
         return sha.hexdigest()
 
-    def split(self, validation_fraction: float, seed: int, device: torch.device | str = "cpu") -> Splits:
+    def split(
+        self, validation_fraction: float, seed: int, device: torch.device | str = "cpu", label_noise: float = 0.0
+    ) -> Splits:
         """Cut the validation split from the training data, stratified by class; the test split is never touched.
+
+        `label_noise` is the share of the labels left for training that become those of another class, drawn from the
+        seed: any of the other classes with equal probability.
 
         Raises:
             ValueError: the fraction leaves a split with fewer samples than classes.
         """
         test = _as_split(self.test_inputs, self.test_labels, device)
         if validation_fraction == 0:
-            return Splits(_as_split(self.train_inputs, self.train_labels, device), None, test)
+            labels = self._with_noise(self.train_labels, label_noise, seed)
+            return Splits(_as_split(self.train_inputs, labels, device), None, test)
         from sklearn.model_selection import train_test_split
 
         n = len(self.train_labels)
@@ -173,11 +179,23 @@ class TaskData:
             stratify=self.train_labels,
             random_state=seed,
         )
+        labels = self._with_noise(self.train_labels[train], label_noise, seed)
         return Splits(
-            _as_split(self.train_inputs[train], self.train_labels[train], device),
+            _as_split(self.train_inputs[train], labels, device),
             _as_split(self.train_inputs[validation], self.train_labels[validation], device),
             test,
         )
+
+    def _with_noise(self, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+        if share == 0:
+            return labels
+        from trainables.seeds import derived_seed
+
+        random = np.random.default_rng(derived_seed(seed, "label_noise"))
+        noisy = labels.copy()
+        changed = random.choice(len(labels), round(share * len(labels)), replace=False)
+        noisy[changed] = (noisy[changed] + random.integers(1, self.classes, len(changed))) % self.classes
+        return noisy
 
 
 class Task(ABC):
@@ -188,7 +206,7 @@ class Task(ABC):
     recipe: ClassVar[Recipe]
     shape: ClassVar[DataShape]
     needs_data_root: ClassVar[bool]
-    # Whether training.augment can be true: `augment` then changes images.
+    # Whether training.augment can be true: `augment` then changes images. The recipe says whether it is.
     augments: ClassVar[bool] = False
 
     @abstractmethod
@@ -201,11 +219,11 @@ class Task(ABC):
 
     def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
         """Draw the random changes of one epoch, (samples, k), decided by the state of the generator."""
-        raise NotImplementedError(f"the recipe of {self.name!r} has no augmentation")
+        raise NotImplementedError(f"task {self.name!r} has no augmentation")
 
     def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
         """Apply changes (B, k) to inputs (B, …)."""
-        raise NotImplementedError(f"the recipe of {self.name!r} has no augmentation")
+        raise NotImplementedError(f"task {self.name!r} has no augmentation")
 
 
 def verify_file(path: Path, expected: str, data_set: str) -> None:

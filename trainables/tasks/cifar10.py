@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from trainables.config import NetworkConfig, RlctConfig, TrainingConfig
+from trainables.tasks.affine import change_images, draw_changes
 from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData, verify_file
 from trainables.tasks.download import fetch_missing
 
@@ -28,9 +28,6 @@ SHA256 = {
     "batches.meta": "f962466ef690d46b226450fb9aadc74ba4bc64a76aa526b5827fe4bc5c7125cb",
 }
 SIDE = 32  # pixels
-BLACK = -1.0
-MOST_DEGREES = 15.0
-MOST_SHIFT = 0.1  # of the side
 
 
 class Cifar10(Task):
@@ -74,45 +71,10 @@ class Cifar10(Task):
         )
 
     def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
-        """Draw (samples, 4), float32: degrees clockwise, pixels to the right, pixels down, and 1 to mirror, else 0.
-
-        The distributions are those of torchvision's RandomAffine(degrees=15, translate=(0.1, 0.1)) and
-        RandomHorizontalFlip; as in torchvision, shifts are drawn uniformly and rounded to whole pixels, here −3 to 3.
-        """
-        import torch
-
-        uniform = torch.rand(samples, 4, generator=generator)
-        most = torch.tensor([MOST_DEGREES, MOST_SHIFT * SIDE, MOST_SHIFT * SIDE])
-        changes = (2 * uniform[:, :3] - 1) * most
-        return torch.cat([changes[:, :1], changes[:, 1:].round(), (uniform[:, 3:] < 0.5).float()], dim=1)
+        return draw_changes(samples, SIDE, mirrors=True, generator=generator)
 
     def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
-        """Rotate about the centre, then shift, then mirror images (B, 3, 32, 32), each as its row of (B, 4) says.
-
-        Each pixel takes the value of the pixel nearest to its origin, and is black if the origin is outside, as in
-        torchvision's transforms of the same names.
-        """
-        import torch
-
-        degrees, right, down, mirrored = changes.to(inputs.device, inputs.dtype)[:, :, None].unbind(1)
-        # From each pixel of the result back to its origin, in pixels from the centre: (B, 32) each.
-        centres = torch.arange(SIDE, device=inputs.device, dtype=inputs.dtype) - (SIDE - 1) / 2
-        x = ((1 - 2 * mirrored) * centres - right)[:, None, :]
-        y = (centres - down)[:, :, None]
-        # Element-wise arithmetic instead of F.affine_grid: its matrix products may round differently in a larger batch,
-        # and the result for a point half-way between two pixels would then depend on the batch.
-        angle = (degrees * (math.pi / 180))[:, :, None]
-        cosine, sine = angle.cos(), angle.sin()
-        grid = torch.stack([cosine * x + sine * y, cosine * y - sine * x], dim=-1) / (SIDE / 2)
-        inside = _nearest(torch.ones_like(inputs[:, :1]), grid) > 0.5
-        return _nearest(inputs, grid).where(inside, BLACK)
-
-
-def _nearest(images: Tensor, grid: Tensor) -> Tensor:
-    """The pixels of images (B, C, H, W) nearest to the coordinates (B, H, W, 2), zeros outside."""
-    from torch.nn.functional import grid_sample
-
-    return grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        return change_images(inputs, changes)
 
 
 def _scaled(images: np.ndarray) -> np.ndarray:

@@ -1,12 +1,19 @@
 """scikit-learn's handwritten digits: 1,797 real 8×8 images that come with the library."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from trainables.config import RlctConfig, TrainingConfig
+from trainables.tasks.affine import change_images, draw_changes
 from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Digits(Task):
@@ -16,6 +23,7 @@ class Digits(Task):
     summary: ClassVar[str] = "1,797 handwritten digits of 8×8 pixels, embedded in scikit-learn"
     needs_data_root: ClassVar[bool] = False
     shape: ClassVar[DataShape] = DataShape(InputSpec((1, 8, 8)), 10, 1437, 360)
+    augments: ClassVar[bool] = True
     # The MNIST recipe, scaled to a data set forty times smaller: smaller batches, a larger learning rate, and rlct
     # settings at which the networks of the quickstart study are sound.
     recipe: ClassVar[Recipe] = Recipe(
@@ -37,3 +45,10 @@ class Digits(Task):
             inputs, labels, test_size=0.2, stratify=labels, random_state=0
         )
         return TaskData(self.name, 10, train_inputs, train_labels, test_inputs, test_labels)
+
+    def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
+        # Not mirrored: a mirrored digit is none, or another one.
+        return draw_changes(samples, 8, mirrors=False, generator=generator)
+
+    def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
+        return change_images(inputs, changes)

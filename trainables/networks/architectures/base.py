@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from trainables.config import NetworkConfig
+from trainables.config import HOMOGENEOUS_ACTIVATIONS, NetworkConfig
 from trainables.errors import ConfigError
 from trainables.tasks.base import InputSpec
 
@@ -37,6 +37,7 @@ class Head:
     classes: int
     predicted: int = 0
     hidden: int | None = None  # units of the hidden layer of a separate head; None: rows of the final linear layer
+    reads: Layer | None = None  # what a separate head reads; None: the features under the final linear layer
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -67,6 +68,8 @@ class Architecture(ABC):
     summary: ClassVar[str]
     # Whether a sample's activations in training depend on the rest of its batch, as with batch normalisation.
     mixes_samples: ClassVar[bool] = False
+    # Whether, with an activation function that is homogeneous, nothing but linear layers reads the hidden units.
+    layers_can_scale: ClassVar[bool] = False
     # The fields of NetworkConfig that such networks have, besides `architecture`.
     fields: ClassVar[tuple[str, ...]] = ("hidden_layers", "width")
 
@@ -76,7 +79,7 @@ class Architecture(ABC):
 
     def has_free_scales(self, config: NetworkConfig) -> bool:
         """Whether each hidden unit can be scaled without a change of the function, so that networks can be balanced."""
-        return False
+        return self.layers_can_scale and config.activation in HOMOGENEOUS_ACTIVATIONS and config.normalization == "none"
 
     def check_fields(self, config: NetworkConfig) -> None:
         """Check that the fields which such networks do not have are at their defaults.

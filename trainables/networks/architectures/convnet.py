@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from trainables.config import HOMOGENEOUS_ACTIVATIONS, NetworkConfig
+from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Architecture, Head, Layer, Size
 from trainables.networks.architectures.sizes import NOTHING, biases, convolution, dense, readout
 from trainables.tasks.base import InputSpec
@@ -23,9 +23,7 @@ class ConvNet(Architecture):
         "layer of dense_units_per_channel·width units"
     )
     fields = ("hidden_layers", "width", "activation", "kernel_size", "dense_units_per_channel")
-
-    def has_free_scales(self, config: NetworkConfig) -> bool:
-        return config.activation in HOMOGENEOUS_ACTIVATIONS
+    layers_can_scale = True
 
     def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
         if not inputs.is_image:

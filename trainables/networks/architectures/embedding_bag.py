@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainables.config import HOMOGENEOUS_ACTIVATIONS, NetworkConfig
+from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Architecture, Head, Layer, Size
 from trainables.networks.architectures.sizes import dense_stack, readout, table
 from trainables.tasks.base import InputSpec
@@ -19,9 +19,7 @@ class EmbeddingBag(Architecture):
     name = "embedding_bag"
     summary = "mean of token vectors of embedding_units units, then hidden_layers layers of width units"
     fields = ("hidden_layers", "width", "activation", "embedding_units")
-
-    def has_free_scales(self, config: NetworkConfig) -> bool:
-        return config.activation in HOMOGENEOUS_ACTIVATIONS
+    layers_can_scale = True
 
     def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
         if not inputs.is_text:

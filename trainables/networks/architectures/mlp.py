@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from trainables.config import HOMOGENEOUS_ACTIVATIONS, NetworkConfig
+from trainables.config import NetworkConfig
 from trainables.networks.architectures.base import Architecture, Head, Layer, Size
-from trainables.networks.architectures.sizes import dense_stack, readout
+from trainables.networks.architectures.sizes import dense_stack, normalisation, readout
 from trainables.tasks.base import InputSpec
 
 if TYPE_CHECKING:
@@ -19,10 +19,8 @@ class MLP(Architecture):
 
     name = "mlp"
     summary = "multilayer perceptron: hidden_layers layers of width units"
-    fields = ("hidden_layers", "width", "activation")
-
-    def has_free_scales(self, config: NetworkConfig) -> bool:
-        return config.activation in HOMOGENEOUS_ACTIVATIONS
+    fields = ("hidden_layers", "width", "activation", "normalization")
+    layers_can_scale = True
 
     def refusal(self, config: NetworkConfig, inputs: InputSpec) -> str | None:
         if inputs.is_text:
@@ -35,7 +33,8 @@ class MLP(Architecture):
 
     def size(self, config: NetworkConfig, inputs: InputSpec, head: Head) -> Size:
         hidden = [config.width] * config.hidden_layers
-        return dense_stack([math.prod(inputs.shape), *hidden]) + readout(config.width, head)
+        size = dense_stack([math.prod(inputs.shape), *hidden]) + readout(config.width, head)
+        return size if config.normalization == "none" else size + normalisation(sum(hidden))
 
     def network_class(self) -> type[ReplicatedMLP]:
         from trainables.networks.mlp import ReplicatedMLP

@@ -44,4 +44,4 @@ def readout(features: int, head: Head) -> Size:
     final = dense(features, sum(head.rows))
     if not head.predicted or head.hidden is None:
         return final
-    return final + dense_stack([features, head.hidden, head.predicted])
+    return final + dense_stack([features if head.reads is None else head.reads.units, head.hidden, head.predicted])
