@@ -29,7 +29,7 @@ def test_what_is_predicted_reaches_the_layers_up_to_the_one_that_is_read_and_no_
     loss = auxiliary.loss(network, activations, inputs)
     assert loss is not None
     torch.testing.assert_close(loss, (activations.prediction - activations.hidden[3]).square().mean(dim=(1, 2)))
-    loss.sum().backward()
+    torch.autograd.backward(loss.sum())
     reached = {name.rsplit(".", 1)[0] for name, each in network.named_parameters() if each.grad is not None}
     assert reached == {"hidden.layers.0", "hidden.layers.1", "separate_head.0", "separate_head.2"}
 
