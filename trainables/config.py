@@ -191,6 +191,12 @@ class TrainingConfig(Section):
         description="Change the training images at random in each epoch: rotate by up to 15°, shift by up to 10 % of "
         "the side, and mirror those of cifar10 (as published for it).",
     )
+    train_samples: int | None = Field(
+        None,
+        ge=1,
+        description="Train on this many samples only, stratified by class and drawn from split_seed; none for all that "
+        "are not held out.",
+    )
     label_noise: float = Field(
         0.0,
         ge=0,

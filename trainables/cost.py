@@ -111,9 +111,9 @@ def _parts(config: TrialConfig, shape: DataShape) -> _Parts:
     trained = architecture.size(config.network, shape.inputs, config.head(shape.classes)).multiply_adds
     classifier = architecture.size(config.network, shape.inputs, Head(shape.classes))
     classifying, parameters = classifier.multiply_adds, classifier.parameters
-    samples = shape.training_size(training.validation_fraction)
+    samples = shape.training_size(training.validation_fraction, training.train_samples)
     # Two passes of this size: over the held-out split, and over as many training samples.
-    measured = 2 * (shape.train_samples - samples) + shape.test_samples
+    measured = 2 * shape.validation_size(training.validation_fraction) + shape.test_samples
     epoch = _steps(samples, training.batch_size) * STEP_OVERHEAD + (3 * samples + measured) * replicates * trained
     some = min(samples, CURVATURE_SAMPLES)
     start = 3 * (samples + START_PASSES * some) * replicates * classifying
@@ -141,7 +141,7 @@ class _Piece(NamedTuple):
 def _piece(config: TrialConfig, shape: DataShape) -> _Piece:
     """A trial of one replicate that takes about a second and is timed in place of this one."""
     training, rlct = config.training, config.rlct
-    samples, batch_size = shape.training_size(training.validation_fraction), training.batch_size
+    samples, batch_size = shape.training_size(training.validation_fraction, training.train_samples), training.batch_size
     small = config.model_copy(
         update={
             "seeds": config.seeds[:1],
@@ -156,10 +156,10 @@ def _piece(config: TrialConfig, shape: DataShape) -> _Piece:
         return _Piece(small, shape, 1.0)
     # The piece has no validation split, so an epoch passes over the test samples twice. With this number of test
     # samples, evaluation is the same share of an epoch as in the original trial.
-    held_out = shape.train_samples - samples
+    held_out = shape.validation_size(training.validation_fraction)
     evaluated = 2 * held_out + shape.test_samples if held_out else 2 * shape.test_samples
     tested = max(1, round(kept / samples * evaluated / 2))
-    without_validation = small.training.model_copy(update={"validation_fraction": 0.0})
+    without_validation = small.training.model_copy(update={"validation_fraction": 0.0, "train_samples": None})
     return _Piece(
         small.model_copy(update={"training": without_validation}),
         dataclasses.replace(shape, train_samples=kept, test_samples=tested),

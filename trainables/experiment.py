@@ -197,7 +197,13 @@ def _trained(
 
 def _splits(config: TrialConfig, data: TaskData, device: torch.device | str) -> Splits:
     training = config.training
-    return data.split(training.validation_fraction, config.split_seed, device, training.label_noise)
+    return data.split(
+        training.validation_fraction,
+        config.split_seed,
+        device,
+        train_samples=training.train_samples,
+        label_noise=training.label_noise,
+    )
 
 
 def _stacked(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -188,7 +188,8 @@ def _settings(
     except ConfigError as error:
         raise StudyError(f"--protocol: {config.task}: {error}") from error
     settings = _changed(base.of_one_estimate(), given)
-    samples = study.data[config.task].data.shape.training_size(config.training.validation_fraction)
+    training, shape = config.training, study.data[config.task].data.shape
+    samples = shape.training_size(training.validation_fraction, training.train_samples)
     if settings.batch_size > samples:
         raise StudyError(f"rlct.batch_size {settings.batch_size} exceeds the {samples} training samples of a trial")
     return settings

@@ -48,8 +48,10 @@ def check_data(spec: "StudySpec", shape: DataShape, task: str) -> None:
     Raises:
         StudyError: the data is too small for a split or a batch.
     """
-    for fraction in numbers_in(spec.values("validation_fraction", task)):
-        _check_split(spec, shape, fraction, task)
+    for fraction, most in product(
+        numbers_in(spec.values("validation_fraction", task)), spec.values("train_samples", task)
+    ):
+        _check_split(spec, shape, fraction, most, task)
 
 
 def _check_architectures(spec: "StudySpec") -> None:
@@ -173,9 +175,19 @@ def _check_number(spec: "StudySpec") -> None:
         )
 
 
-def _check_split(spec: "StudySpec", shape: DataShape, fraction: float, task: str) -> None:
-    samples = shape.training_size(fraction)
-    held_out = shape.train_samples - samples
+def _check_split(spec: "StudySpec", shape: DataShape, fraction: float, most: int | None, task: str) -> None:
+    samples, available = shape.training_size(fraction, most), shape.training_size(fraction)
+    held_out = shape.validation_size(fraction)
+    if most is not None and not shape.classes <= most <= available:
+        raise StudyError(
+            f"training.train_samples: {most} is not between the {shape.classes} classes and the {available} training "
+            f"samples of {task}. Choose another number, or leave it out for all."
+        )
+    if most is not None and most < available < most + shape.classes:
+        raise StudyError(
+            f"training.train_samples: {most} of {available} leaves out {available - most}, fewer than the "
+            f"{shape.classes} classes. Lower it, or leave it out for all."
+        )
     if fraction > 0 and held_out < shape.classes:
         raise StudyError(
             f"training.validation_fraction: {fraction} of {shape.train_samples} training samples holds out "

@@ -66,6 +66,8 @@ def test_mnist_is_the_published_recipe() -> None:
         "augment": False,
         "until_loss": None,
         "validation_fraction": 0.0,
+        "train_samples": None,
+        "label_noise": 0.0,
     }
     assert (spec.rlct.step_size, spec.rlct.localization, spec.rlct.chains, spec.rlct.draws) == (1e-4, 100, 4, 1000)
     assert (spec.rlct.nbeta, spec.rlct.batch_size) == ("batch", 512)
@@ -113,7 +115,7 @@ def test_fields_that_are_left_out_are_the_tasks_recipe(task: str) -> None:
         ({"sampler": "design", "design": [{"aux_weight": 0}]}, r"'design' runs all listed points; leave trials out"),
         ({"space": {"hidden_layers": {"low": 0, "high": 3, "log": True}}}, r"a logarithmic range begins at 1"),
         ({"space": {"hidden_layers": 100}}, r"space.hidden_layers: .*got 100"),
-        ({"training": {"augment": True}}, r"training.augment: the recipe of 'digits' has no augmentation"),
+        ({"task": "imdb", "training": {"augment": True}}, r"training.augment: task 'imdb' has no augmentation"),
         ({"objectives": {"observer_r2": "maximize"}, "observer": {"epochs": 0}}, r"observer_r2 needs an observer"),
         ({"space": {"control": "dropuot"}}, r"control 'dropuot' is unknown: did you mean 'dropout'\?"),
         ({"space": {"head": "seperate"}}, r"space.head: .*got 'seperate'"),
@@ -330,6 +332,20 @@ def test_a_validation_split_smaller_than_the_classes_is_refused() -> None:
         spec_with(training={"validation_fraction": 0.001}).check_against(TASKS["digits"].shape)
 
 
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (9, r"train_samples: 9 is not between the 10 classes and the 1150 training samples of digits"),
+        (1151, r"train_samples: 1151 is not between the 10 classes and the 1150 training samples of digits"),
+        (1145, r"train_samples: 1145 of 1150 leaves out 5, fewer than the 10 classes"),
+    ],
+)
+def test_a_part_of_the_data_that_cannot_be_stratified_is_refused(samples: int, message: str) -> None:
+    spec_with(training={"train_samples": 1150}).check_against(TASKS["digits"].shape)
+    with pytest.raises(StudyError, match=message):
+        spec_with(training={"train_samples": samples}).check_against(TASKS["digits"].shape)
+
+
 def test_a_sampler_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(StudyError, match=r"rlct.batch_size: 5000 is more than the 1150"):
         spec_with(rlct={"batch_size": 5000}).check_against(TASKS["digits"].shape)
@@ -341,6 +357,7 @@ def test_a_sampler_batch_larger_than_the_data_is_refused() -> None:
         ({"architecture": "resnet18"}, "resnet18 normalises"),
         ({"space": {"control": ["none", "shuffled_targets"]}}, "'shuffled_targets' takes its targets from the rest"),
         ({"space": {"target_form": "standardized"}}, "'standardized' is over the batch"),
+        ({"space": {"normalization": ["none", "batch"]}}, "normalization 'batch' is over the batch"),
     ],
 )
 def test_a_batch_of_one_sample_is_refused_where_samples_of_a_batch_are_compared(

@@ -162,6 +162,21 @@ def test_a_split_has_the_size_that_was_announced(fraction: float) -> None:
     assert len(data.split(fraction, seed=0).train) == data.shape.training_size(fraction)
 
 
+@settings(max_examples=25, deadline=None)
+@given(samples=st.integers(10, 1140), fraction=st.sampled_from([0.0, 0.2]), seed=st.integers(0, 100))
+def test_a_part_of_the_training_samples_is_stratified_and_leaves_the_held_out_ones_alone(
+    samples: int, fraction: float, seed: int
+) -> None:
+    data = load_task("digits")
+    whole, part = data.split(fraction, seed), data.split(fraction, seed, train_samples=samples)
+    assert len(part.train) == samples == data.shape.training_size(fraction, samples)
+    shares = [np.bincount(split.labels.numpy(), minlength=10) / len(split) for split in (whole.train, part.train)]
+    assert np.abs(shares[0] - shares[1]).max() <= 1 / samples
+    assert torch.equal(whole.held_out.inputs, part.held_out.inputs)
+    in_whole = {row.tobytes() for row in whole.train.inputs.numpy()}
+    assert {row.tobytes() for row in part.train.inputs.numpy()} <= in_whole
+
+
 @pytest.mark.parametrize("name", sorted(name for name, task in TASKS.items() if not task.augments))
 def test_a_task_whose_recipe_has_no_augmentation_says_so(name: str) -> None:
     with pytest.raises(NotImplementedError, match=f"'{name}' has no augmentation"):

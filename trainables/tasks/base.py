@@ -86,9 +86,14 @@ class DataShape:
     train_samples: int
     test_samples: int
 
-    def training_size(self, validation_fraction: float) -> int:
-        """Number of training samples left after holding out this share."""
-        return self.train_samples - round(self.train_samples * validation_fraction)
+    def training_size(self, validation_fraction: float, most: int | None = None) -> int:
+        """Number of training samples left after holding out this share, at most `most` if it is given."""
+        left = self.train_samples - self.validation_size(validation_fraction)
+        return left if most is None else min(left, most)
+
+    def validation_size(self, validation_fraction: float) -> int:
+        """Number of samples that this share holds out."""
+        return round(self.train_samples * validation_fraction)
 
 
 @dataclass(frozen=True)
@@ -156,35 +161,47 @@ class TaskData:
         return sha.hexdigest()
 
     def split(
-        self, validation_fraction: float, seed: int, device: torch.device | str = "cpu", label_noise: float = 0.0
+        self,
+        validation_fraction: float,
+        seed: int,
+        device: torch.device | str = "cpu",
+        *,
+        train_samples: int | None = None,
+        label_noise: float = 0.0,
     ) -> Splits:
         """Cut the validation split from the training data, stratified by class; the test split is never touched.
 
+        Of what is left, `train_samples` are used for training, stratified too, or all if there are not more.
         `label_noise` is the share of the labels left for training that become those of another class, drawn from the
         seed: any of the other classes with equal probability.
 
         Raises:
             ValueError: the fraction leaves a split with fewer samples than classes.
         """
-        test = _as_split(self.test_inputs, self.test_labels, device)
-        if validation_fraction == 0:
-            labels = self._with_noise(self.train_labels, label_noise, seed)
-            return Splits(_as_split(self.train_inputs, labels, device), None, test)
+        train = np.arange(len(self.train_labels))
+        validation = None
+        if validation_fraction > 0:
+            train, validation = self._cut(train, self.shape.validation_size(validation_fraction), seed)
+        if train_samples is not None and train_samples < len(train):
+            _, train = self._cut(train, train_samples, seed)
+        # Without a cut the arrays are used as they are: a copy of them can take a gigabyte.
+        whole = len(train) == len(self.train_labels)
+        inputs, labels = (self.train_inputs, self.train_labels) if whole else self._at(train)
+        return Splits(
+            _as_split(inputs, self._with_noise(labels, label_noise, seed), device),
+            None if validation is None else _as_split(*self._at(validation), device),
+            _as_split(self.test_inputs, self.test_labels, device),
+        )
+
+    def _cut(self, indices: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rest and a part of this size, stratified by class."""
         from sklearn.model_selection import train_test_split
 
-        n = len(self.train_labels)
-        train, validation = train_test_split(
-            np.arange(n),
-            test_size=n - self.shape.training_size(validation_fraction),
-            stratify=self.train_labels,
-            random_state=seed,
-        )
-        labels = self._with_noise(self.train_labels[train], label_noise, seed)
-        return Splits(
-            _as_split(self.train_inputs[train], labels, device),
-            _as_split(self.train_inputs[validation], self.train_labels[validation], device),
-            test,
-        )
+        rest, part = train_test_split(indices, test_size=size, stratify=self.train_labels[indices], random_state=seed)
+        return rest, part
+
+    def _at(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.train_inputs[indices], self.train_labels[indices]
 
     def _with_noise(self, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         if share == 0:

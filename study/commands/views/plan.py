@@ -34,8 +34,9 @@ def print_plan(plan: Plan, options: Options, used: Usage | None, console: Consol
     table = Table.grid(padding=(0, 2))
     for task, of_task in plan.data.items():
         data = of_task.data
-        samples = data.shape.training_size(spec.training_of(task).validation_fraction)
-        held_out = len(data.train_labels) - samples
+        training = spec.training_of(task)
+        samples = data.shape.training_size(training.validation_fraction, training.train_samples)
+        held_out = data.shape.validation_size(training.validation_fraction)
         table.add_row(
             "task", f"{task}: {samples:,} training, {held_out:,} validation, {len(data.test_labels):,} test samples"
         )
