@@ -35,6 +35,8 @@ from trainables.registry import did_you_mean
 DATA_VARIABLE = "SELF_MODELING_DATA"
 RAY_STORAGE_VARIABLE = "SELF_MODELING_RAY_STORAGE"
 DEFAULT_STUDY = "quickstart"
+# As the step size of the rlct: found before the first trial.
+AUTO = "auto"
 # Characters of an option's value: longer ones belong into a study file.
 LONGEST_OPTION = 10_000
 # Fields that are plain texts, which may begin with a bracket.
@@ -51,6 +53,8 @@ class Options:
     runner: str  # one of RUNNERS
     data: Path | None
     plan_only: bool
+    # Whether the step size of the rlct is found before the first trial; until then, that of the recipe is in its place.
+    auto_step_size: bool = False
 
 
 # The dimensions of the space as texts, which `_dimension` reads.
@@ -99,13 +103,19 @@ def parse_options(arguments: list[str]) -> Options | None:
         return None
     stores = stores_of(given)
     stores.check_folder()
+    raw = _merged(read_study(given.study), fields)
+    rlct = raw.get("rlct")
+    auto = False
+    if isinstance(rlct, dict) and rlct.get("step_size") == AUTO:
+        auto, raw = True, raw | {"rlct": {name: value for name, value in rlct.items() if name != "step_size"}}
     return Options(
-        spec=build_spec(_merged(read_study(given.study), fields), given.study),
+        spec=build_spec(raw, given.study),
         stores=stores,
         resources=resources_of_trials(given),
         runner=given.runner,
         data=data_of(given),
         plan_only=given.plan,
+        auto_step_size=auto,
     )
 
 

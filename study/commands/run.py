@@ -51,6 +51,11 @@ def _run(arguments: list[str], console: Console) -> int:
         return EXIT_OK
     spec = options.spec
     console.print(Text.assemble((spec.name, "bold"), f": {spec.question}" if spec.question else ""))
+    if options.auto_step_size:
+        from study.commands.step_size import with_step_size
+
+        options = with_step_size(options, console)
+        spec = options.spec
     with paused_garbage_collection():
         from study.commands.views.standing import standing
         from study.engine.plan import make_plan

@@ -26,7 +26,7 @@ from analysis.servers import (
 from analysis.tracking import quieten_mlflow, search_all_runs, without_superseded
 from study.errors import StudyError, without_secrets
 from study.record.lease import Holder, living_holder
-from study.record.outcome import Outcome
+from study.record.outcome import EstimateOutcome, Outcome
 from study.record.protocol import DataDigest, as_digest, differences, digest_of, versions
 from study.record.stores import StoreError, Stores
 from study.record.usage import Allotment, Usage, total
@@ -361,11 +361,27 @@ class RecordReader:
 
     def estimated(self) -> set[tuple[str, str]]:
         """Keys of trial and settings for every repeated rlct estimate over all replicates of its trial."""
+        return set(self._estimates())
+
+    def estimate(self, key: str, settings_key: str) -> EstimateOutcome:
+        """The repeated estimate of a trial with these settings.
+
+        Raises:
+            StudyError: the record does not have it.
+        """
+        if (run := self._estimates().get((key, settings_key))) is None:
+            raise StudyError(f"the trial {key} has no estimate with the settings {settings_key}: run it again.")
+        with tempfile.TemporaryDirectory() as folder:
+            text = self.download(run.info.run_id, Artifact.ESTIMATE, Path(folder)).read_text()
+        return EstimateOutcome.from_json(json.dumps(json.loads(text)["outcome"]))
+
+    def _estimates(self) -> dict[tuple[str, str], Run]:
+        """The runs of repeated estimates over all replicates of their trials, by keys of trial and settings."""
         runs = self._search(f"tags.{Tag.LEVEL} = '{Level.ESTIMATE}' and attributes.status = 'FINISHED'")
         keys = {trial.run_id: key for key, trial in self.finished().items()}
         # An estimate under a superseded run lacks the replicates that were added.
         return {
-            (keys[run.data.tags[Tag.PARENT]], run.data.tags[Tag.RLCT_SETTINGS])
+            (keys[run.data.tags[Tag.PARENT]], run.data.tags[Tag.RLCT_SETTINGS]): run
             for run in runs
             if run.data.tags[Tag.PARENT] in keys
         }
