@@ -142,7 +142,10 @@ def test_every_task_has_the_architectures_that_take_its_inputs() -> None:
         ),
         # The recipe of MNIST trains on all training data.
         ({"training": {"validation_fraction": {}}}, "training.validation_fraction"),
-        ({"training": {"augment": True}}, "the recipe of 'digits' has no augmentation"),
+        (
+            {"task": ["digits", "imdb"], "architecture": ["mlp", "embedding_bag"], "training": {"augment": True}},
+            "task 'imdb' has no augmentation",
+        ),
         ({"objectives": {"gauss_rate_hidden2": "minimize"}}, "objectives.gauss_rate_hidden2: no such measure"),
     ],
 )

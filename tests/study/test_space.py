@@ -42,6 +42,7 @@ OTHER_VALUES: dict[str, tuple[Any, dict[str, Any]]] = {
     "target_form": ("sign", {"aux_weight": 1}),
     "unit_weighting": ("sum", {"aux_weight": 1}),
     "head": ("separate", {"aux_weight": 1}),
+    "predict_from": (1, {"aux_weight": 1, "hidden_layers": 2, "head": "separate"}),
     "optimizer": ("adam", {}),
     "learning_rate": (0.1, {}),
     "momentum": (0.5, {}),
@@ -50,7 +51,10 @@ OTHER_VALUES: dict[str, tuple[Any, dict[str, Any]]] = {
     "epochs": (3, {}),
     "until_loss": (0.2, {}),
     "shuffle": ("once", {}),
+    "augment": (True, {}),
     "validation_fraction": (0.1, {}),
+    "train_samples": (500, {}),
+    "label_noise": (0.2, {}),
     "rlct_sampler": ("rmsprop_sgld", {}),
     "rlct_step_size": (1e-5, {}),
     "rlct_localization": (7.0, {}),
@@ -90,6 +94,8 @@ def test_a_field_goes_by_its_path_as_well_in_a_file_and_on_the_command_line(name
         fixed | {name: other}
     )
     words = ["quickstart", "--design", "[]", "--trials", "1", "--sampler", "random"]
+    if "head" in needed:
+        words += ["--space.hidden_layers", "2", "--space.head", "separate"]
     short, long = (parse_options([*words, f"--space.{each}", str(other)]) for each in (name, path))
     assert short is not None
     assert long is not None
@@ -298,7 +304,7 @@ def test_a_grid_is_the_product_of_its_lists_and_survives_being_written(space: di
 
 def test_every_field_of_a_trial_has_one_path() -> None:
     assert set(PATHS.values()) == set(FIELDS)
-    assert set(OTHER_VALUES) | {"task", "target_depth", "augment"} >= set(FIELDS) - {
+    assert set(OTHER_VALUES) | {"task", "target_depth"} >= set(FIELDS) - {
         name for name, field in FIELDS.items() if field.role == "network"
     }
 
