@@ -23,6 +23,8 @@ NO_EPOCHS = "none"
 FURTHER_ESTIMATES = ("with_balanced", "with_layers", "with_epochs")
 # Curvatures of the loss are found on at most this many samples, and by at most this many iterations.
 CURVATURE_SAMPLES, CURVATURE_ITERATIONS = 1024, 10
+# Number of samples for the effective rank and the gradients of the auxiliary loss.
+MEASURED_SAMPLES = 2048
 # Bounds far above what is ever run: a slip of the keyboard is refused before it fills a machine.
 LARGEST_SEED = 2**31 - 1
 MOST_EPOCHS = 100_000
@@ -235,9 +237,7 @@ class RlctConfig(Section):
     step_size: float = Field(
         1e-4,
         gt=0,
-        description="Step size of the sampler. A study may have 'auto': before its first trial, networks at the ends "
-        "of its grid are sampled with several steps, and the largest that is sound for all, with a bias below 2 %, "
-        "is that of all trials.",
+        description="Step size of the sampler.",
     )
     localization: float = Field(100.0, ge=0, description="Strength γ of the pull back to the trained weights.")
     nbeta: Literal["batch", "dataset"] | Annotated[float, Field(gt=0)] = Field(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from trainables.config import CURVATURE_ITERATIONS, CURVATURE_SAMPLES
+from trainables.config import CURVATURE_ITERATIONS, CURVATURE_SAMPLES, MEASURED_SAMPLES
 from trainables.networks import Head, get_architecture
 from trainables.tasks import DataShape, TaskData
 from trainables.trial import TrialConfig
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # of one chain, if the network fits the processor's cache and if it does not.
 STEP_OVERHEAD = 2e7
 NOISE_PER_WEIGHT, NOISE_BEYOND_CACHE = 150, 500
+# To move a pixel of an image to another place.
+AUGMENTATION_PER_PIXEL = 60
 CACHED_WEIGHTS = 1_000_000
 # Approximate work of a CPU core per second: for costs that are stated without timing.
 WORK_PER_SECOND = 1e10
@@ -113,8 +115,14 @@ def _parts(config: TrialConfig, shape: DataShape) -> _Parts:
     classifying, parameters = classifier.multiply_adds, classifier.parameters
     samples = shape.training_size(training.validation_fraction, training.train_samples)
     # Two passes of this size: over the held-out split, and over as many training samples.
-    measured = 2 * shape.validation_size(training.validation_fraction) + shape.test_samples
+    held_out = shape.validation_size(training.validation_fraction)
+    measured = 2 * held_out + shape.test_samples
+    if config.self_model.aux_weight > 0:
+        # The gradients of the auxiliary loss.
+        measured += 3 * min(samples, held_out or shape.test_samples, MEASURED_SAMPLES)
     epoch = _steps(samples, training.batch_size) * STEP_OVERHEAD + (3 * samples + measured) * replicates * trained
+    if training.augment:
+        epoch += samples * replicates * math.prod(shape.inputs.shape[-2:]) * AUGMENTATION_PER_PIXEL
     some = min(samples, CURVATURE_SAMPLES)
     start = 3 * (samples + START_PASSES * some) * replicates * classifying
     end = 3 * END_PASSES * some * replicates * classifying
@@ -160,11 +168,9 @@ def _piece(config: TrialConfig, shape: DataShape) -> _Piece:
     evaluated = 2 * held_out + shape.test_samples if held_out else 2 * shape.test_samples
     tested = max(1, round(kept / samples * evaluated / 2))
     without_validation = small.training.model_copy(update={"validation_fraction": 0.0, "train_samples": None})
-    return _Piece(
-        small.model_copy(update={"training": without_validation}),
-        dataclasses.replace(shape, train_samples=kept, test_samples=tested),
-        kept / samples,
-    )
+    piece = small.model_copy(update={"training": without_validation})
+    part = dataclasses.replace(shape, train_samples=kept, test_samples=tested)
+    return _Piece(piece, part, _parts(piece, part).epoch / _parts(small, shape).epoch)
 
 
 def _part_of(data: TaskData, shape: DataShape) -> TaskData:

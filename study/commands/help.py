@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_settings import CliSettingsSource
 
-from study.commands.options import SpecOnCommandLine, make_parser
+from study.commands.options import SpecOnCommandLine, make_parser, without_auto
 from study.errors import StudyError
 from study.shown import plain, shortened
 from study.spec import StudySpec, build_spec, named_studies, read_study
@@ -89,7 +89,7 @@ def print_help(arguments: list[str]) -> None:
     parser = make_parser()
     CliSettingsSource[Any](SpecOnCommandLine, root_parser=parser)
     study = parser.parse_known_args(others)[0].study
-    _show_values(parser, build_spec(read_study(study), study))
+    _show_values(parser, build_spec(without_auto(read_study(study))[0], study))
     print(USAGE if asked == "all" else f"usage: study/run.py [STUDY] [options]: {SECTIONS[asked]}")
     formatter = parser._get_formatter()
     for group in parser._action_groups:

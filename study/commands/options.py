@@ -103,11 +103,7 @@ def parse_options(arguments: list[str]) -> Options | None:
         return None
     stores = stores_of(given)
     stores.check_folder()
-    raw = _merged(read_study(given.study), fields)
-    rlct = raw.get("rlct")
-    auto = False
-    if isinstance(rlct, dict) and rlct.get("step_size") == AUTO:
-        auto, raw = True, raw | {"rlct": {name: value for name, value in rlct.items() if name != "step_size"}}
+    raw, auto = without_auto(_merged(read_study(given.study), fields))
     return Options(
         spec=build_spec(raw, given.study),
         stores=stores,
@@ -117,6 +113,14 @@ def parse_options(arguments: list[str]) -> Options | None:
         plan_only=given.plan,
         auto_step_size=auto,
     )
+
+
+def without_auto(raw: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """A study's fields without `rlct.step_size: auto`, which is no value of a trial, and whether it was there."""
+    rlct = raw.get("rlct")
+    if not isinstance(rlct, dict) or rlct.get("step_size") != AUTO:
+        return raw, False
+    return raw | {"rlct": {name: value for name, value in rlct.items() if name != "step_size"}}, True
 
 
 def _short_path(word: str) -> str:

@@ -51,6 +51,8 @@ def _run(arguments: list[str], console: Console) -> int:
         return EXIT_OK
     spec = options.spec
     console.print(Text.assemble((spec.name, "bold"), f": {spec.question}" if spec.question else ""))
+    with paused_garbage_collection():
+        _check_stores(options, console)
     if options.auto_step_size:
         from study.commands.step_size import with_step_size
 
@@ -61,7 +63,6 @@ def _run(arguments: list[str], console: Console) -> int:
         from study.engine.plan import make_plan
         from trainables.tasks import load_task
 
-        _check_stores(options, console)
         record = _open_record(options) if options.stores.may_have(spec.name) else None
         plan = make_plan(spec, [load_task(task, options.data) for task in spec.tasks], record)
         if options.plan_only:

@@ -10,13 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from study.commands.options import Options
+from study.engine.step_size import MOST_BIAS
 from study.errors import StudyError
-from study.spec import build_spec
+from study.spec import StudySpec, build_spec
 from trainables.config import RlctConfig
+from trainables.outcomes import worst_verdict
+from trainables.tasks import TaskData, load_task
 
 if TYPE_CHECKING:
     from study.engine.plan import Plan
-    from study.record.outcome import RlctOutcome
+    from study.engine.step_size import Sampled
     from study.record.reader import FinishedTrial
     from study.record.writer import RecordWriter
 
@@ -25,27 +28,41 @@ def with_step_size(options: Options, console: Console) -> Options:
     """The options with the step size that the study's record has, or with one that is found now.
 
     Raises:
-        StudyError: no step size suits all networks, or the networks cannot be trained.
+        StudyError: the study cannot have one, no step size suits all networks, or the networks cannot be trained.
         KeyboardInterrupt: the user ended it. What is finished is kept, and the same command goes on.
     """
-    from study.engine.step_size import check_auto, extremes, study_of_extremes
+    from study.engine.plan import make_plan
+    from study.engine.step_size import check_auto, study_of_extremes
     from study.record.writer import RecordWriter
 
     spec, stores = options.spec, options.stores
     check_auto(spec)
-    if stores.may_have(spec.name) and (record := RecordWriter(stores, spec.name)).exists:
-        step = record.spec().rlct.step_size
-        console.print(f"rlct.step_size auto: {step:g}, as in the record of the study", highlight=False)
-        return _with(options, step)
+    if stores.may_have(spec.name) and (record := RecordWriter(stores, spec.name)).run_id is not None:
+        return _as_recorded(options, record.spec(), console)
+    data = [load_task(task, options.data) for task in spec.tasks]
+    # Whatever is wrong with the study itself is said before its ends are trained.
+    make_plan(spec, data, None)
+    ends = study_of_extremes(spec)
     if options.plan_only:
         console.print(
-            f"rlct.step_size auto: found before the first trial, on {len(extremes(spec))} trials at the ends of the "
-            f"study; planned with {spec.rlct.step_size:g}",
+            f"rlct.step_size auto: found before the first trial, on {len(ends.design)} trials at the ends of the study "
+            f"({ends.name}), which are not in this plan; planned with {spec.rlct.step_size:g}",
             highlight=False,
             soft_wrap=True,
         )
         return options
-    step = _calibrated(replace(options, spec=study_of_extremes(spec)), console)
+    return _with(options, _calibrated(replace(options, spec=ends), data, console))
+
+
+def _as_recorded(options: Options, recorded: StudySpec, console: Console) -> Options:
+    """The options with the step size of all trials in the record."""
+    if "rlct_step_size" in recorded.names:
+        raise StudyError(
+            f"rlct.step_size: auto is one step for all trials, and those of the study {recorded.name!r} in the record "
+            "differ in it. Give the numbers, or give this study another name."
+        )
+    step = recorded.rlct.step_size
+    console.print(f"rlct.step_size auto: {step:g}, as in the record of the study", highlight=False)
     return _with(options, step)
 
 
@@ -56,43 +73,58 @@ def _with(options: Options, step: float) -> Options:
     return replace(options, spec=build_spec(raw, options.spec.name))
 
 
-def _calibrated(options: Options, console: Console) -> float:
+def _calibrated(options: Options, data: Sequence[TaskData], console: Console) -> float:
     """Train the networks of the ends and sample them with every step; the largest step that suits all of them."""
-    from study.engine.step_size import ladder, largest_that_suits
+    from study.engine.step_size import ladder, largest_that_suits, sampled
 
     spec = options.spec
-    console.print(f"rlct.step_size auto: {spec.question}", highlight=False, soft_wrap=True)
-    record, plan = _trained(options, console)
+    console.print(f"rlct.step_size auto, study {spec.name}: {spec.question}", highlight=False, soft_wrap=True)
+    record, plan = _trained(options, data, console)
     finished = record.finished()
     trials = {trial.key: finished[trial.key] for trial in plan.listed}
-    settings = ladder(spec.rlct)
-    _estimate(record, plan, dict.fromkeys(trials, settings), options, console)
-    outcomes = {
-        each.step_size: [(trial.status, record.estimate(key, each.key()).rlct) for key, trial in trials.items()]
-        for each in settings
+    settings = {trial.key: ladder(trial.config.rlct) for trial in plan.listed}
+    _estimate(record, plan, settings, options, console)
+    statuses = {key: _statuses(record, trial) for key, trial in trials.items()}
+    networks = {
+        key: {each.step_size: sampled(statuses[key], record.estimate(key, each.key()).rlct) for each in settings[key]}
+        for key in trials
     }
-    console.print(_table(list(trials.values()), outcomes))
-    step = largest_that_suits(outcomes)
-    if step is None:
-        tried = ", ".join(f"{each.step_size:g}" for each in settings)
+    console.print(_table(list(trials.values()), list(networks.values())))
+    by_step: dict[float, list[Sampled]] = {}
+    for of_trial in networks.values():
+        for step, each in of_trial.items():
+            by_step.setdefault(step, []).extend(each)
+    if not any(network.learned for of_step in by_step.values() for network in of_step):
         raise StudyError(
-            f"rlct.step_size: auto: none of {tried} is sound, with a bias below 2 %, for all networks at the ends of "
-            "the study. Take more rlct.draws, or another localization or nbeta, or give a number."
+            "rlct.step_size: auto: no network at the ends of the study has learned its task, so none has an rlct. "
+            "Train longer, or with smaller weights, or give a number."
         )
-    console.print(f"rlct.step_size auto: {step:g}, for all trials of the study", highlight=False)
-    return step
+    found = largest_that_suits(by_step)
+    if found is None:
+        raise StudyError(
+            f"rlct.step_size: auto: none of {', '.join(f'{step:g}' for step in by_step)} is sound, with a bias below "
+            f"{MOST_BIAS:.0%}, for all networks at the ends of the study that have learned. Take more rlct.draws, or "
+            "another localization or nbeta, or give a number."
+        )
+    console.print(f"rlct.step_size auto: {found:g}, for all trials of the study", highlight=False)
+    return found
 
 
-def _trained(options: Options, console: Console) -> tuple["RecordWriter", "Plan"]:
+def _statuses(record: "RecordWriter", trial: "FinishedTrial") -> list[str]:
+    """The status of each replicate."""
+    outcome = record.outcome(trial)
+    return [trial.status] * len(trial.seeds) if outcome is None else list(outcome.replicate_statuses)
+
+
+def _trained(options: Options, data: Sequence[TaskData], console: Console) -> tuple["RecordWriter", "Plan"]:
     """The record and the plan of the study of the ends, all of whose trials are finished."""
     from study.commands.run import execute_plan
     from study.engine.plan import make_plan
     from study.record.writer import RecordWriter
-    from trainables.tasks import load_task
 
     spec = options.spec
     record = RecordWriter(options.stores, spec.name)
-    plan = make_plan(spec, [load_task(task, options.data) for task in spec.tasks], record if record.exists else None)
+    plan = make_plan(spec, data, record if record.exists else None)
     if plan.to_do:
         with contextlib.ExitStack() as stack:
             if record.exists:
@@ -101,10 +133,11 @@ def _trained(options: Options, console: Console) -> tuple["RecordWriter", "Plan"
             execution = execute_plan(plan, record, options, console)
         if execution.interrupted:
             raise KeyboardInterrupt
-        if execution.failed:
+        if execution.failed or execution.reached is not None:
+            why = f"{execution.failed} of the trials that it needs failed" if execution.failed else execution.reached
             raise StudyError(
-                f"rlct.step_size: auto: {execution.failed} of the trials that it needs failed (python -m study status "
-                f"{spec.name}). Run the same command again, or give a number."
+                f"rlct.step_size: auto: {why} (python -m study status {spec.name}). Run the same command again, with a "
+                "larger budget if that is the reason, or give a number."
             )
         record.refresh()
     return record, plan
@@ -135,16 +168,17 @@ def _estimate(
         raise StudyError(f"rlct.step_size: auto: {failed} estimates failed. Run the same command again.")
 
 
-def _table(trials: Sequence["FinishedTrial"], outcomes: Mapping[float, Sequence[tuple[str, "RlctOutcome"]]]) -> Table:
-    """Verdict and bias of every trial at every step size."""
-    from study.engine.step_size import bias
-
+def _table(trials: Sequence["FinishedTrial"], networks: Sequence[Mapping[float, Sequence["Sampled"]]]) -> Table:
+    """The worst verdict and the largest bias of every trial's networks at every step size."""
     table = Table(title="rlct: verdict and bias", title_justify="left")
     table.add_column("step size", justify="right")
     for trial in trials:
         table.add_column(trial.name if trial.status == "ok" else f"{trial.name} ({trial.status})")
-    for step, of_step in outcomes.items():
-        cells = [f"{outcome.verdict}, {bias(outcome):.1%}" for _, outcome in of_step]
+    for step in networks[0]:
+        cells = []
+        for of_trial in networks:
+            verdict = worst_verdict(network.verdict for network in of_trial[step])
+            cells.append(f"{verdict}, {max(network.bias for network in of_trial[step]):.1%}")
         table.add_row(f"{step:g}", *cells)
     return table
 

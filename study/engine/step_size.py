@@ -5,14 +5,17 @@ in one study would give estimates of different bias. So the ends of the grid are
 and sampled with a ladder of steps; the largest one that suits all of them is that of the study.
 """
 
+import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from study.errors import StudyError
 from study.record.outcome import RlctOutcome
 from study.spec import StudySpec, build_spec
-from trainables.config import FURTHER_ESTIMATES, RlctConfig
+from study.spec.study import LONGEST_NAME
+from trainables.config import FURTHER_ESTIMATES, RlctConfig, canonical
 from trainables.fields import FIELDS, TARGET
 from trainables.networks import Head, get_architecture
 from trainables.outcomes import STATUSES, VERDICTS
@@ -24,29 +27,32 @@ FACTORS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625)
 # An estimate may be raised by at most this share by finite steps and the noise of batches.
 MOST_BIAS = 0.02
 MOST_REPLICATES = 2
-# Of the name of the study in which the ends are trained.
-SUFFIX = ".step-size"
 
 
 def check_auto(spec: StudySpec) -> None:
     """Check that a study can have one step size that is found before its first trial.
 
     Raises:
-        StudyError: it has several tasks, varies the step size, or lists no trials.
+        StudyError: its trials are not listed, it has several tasks, varies the step size, or has too long a name.
     """
-    if len(spec.tasks) > 1:
-        raise StudyError("rlct.step_size: auto is for one task; each has settings of its own. Give a number.")
-    if "rlct_step_size" in spec.names:
-        raise StudyError("rlct.step_size: auto is given, and the space varies it. Give it once.")
-    if not any(spec.listed()):
+    if not spec.is_enumerated:
         raise StudyError(
-            "rlct.step_size: auto is found on listed trials, and this study has none. Add design points, such as the "
-            "smallest and the largest network with the least and the greatest weight, or give a number."
+            "rlct.step_size: auto is found at the ends of a grid or of a design, and this is a search, which may leave "
+            "them. Give a number, or make it a grid."
+        )
+    if len(spec.tasks) > 1:
+        raise StudyError("rlct.step_size: auto is for one task, as each task has settings of its own. Give a number.")
+    if "rlct_step_size" in spec.names:
+        raise StudyError("rlct.step_size: auto is given, and the trials vary it. Give it once.")
+    if len(spec.name) + len(_suffix("")) > LONGEST_NAME:
+        raise StudyError(
+            f"name: with rlct.step_size auto it has at most {LONGEST_NAME - len(_suffix(''))} characters, as "
+            f"{_suffix('')!r} is added to it."
         )
 
 
 def extremes(spec: StudySpec) -> list[TrialConfig]:
-    """The listed trials of the smallest and the largest network, each with the least and the greatest aux_weight.
+    """The trials of the smallest and the largest network, each with the least and the greatest aux_weight.
 
     Those of self-modeling go first: the strengths of controls have other scales.
     """
@@ -62,51 +68,74 @@ def extremes(spec: StudySpec) -> list[TrialConfig]:
 
 
 def study_of_extremes(spec: StudySpec) -> StudySpec:
-    """The study that trains these networks, with one estimate each and without an observer."""
-    settings = spec.rlct_of(spec.tasks[0]).of_one_estimate()
-    further = {field_name("rlct", name) for name in FURTHER_ESTIMATES}
-    names = [name for name in spec.names if name not in further]
-    raw = spec.model_dump(mode="json", include={"task", "architecture", "seed", "split_seed", "training"}) | {
-        "name": f"{spec.name}{SUFFIX}",
-        "question": f"Which step size of the rlct's sampler suits all networks of the study {spec.name}?",
+    """The study that trains these networks, with one estimate each and without an observer.
+
+    Its name follows from all that it is made of: with other settings it is another study.
+    """
+    task = spec.tasks[0]
+    left_out = {field_name("rlct", name) for name in FURTHER_ESTIMATES}
+    names = [name for name in spec.names if name not in left_out and FIELDS[name].section != "observer"]
+    raw: dict[str, Any] = {
+        "task": task,
+        "architecture": list(spec.architectures),
+        "seed": spec.seed,
+        "split_seed": spec.split_seed,
         "replicates": min(spec.replicates, MOST_REPLICATES),
         "sampler": "design",
         "design": [_point(config, names) for config in extremes(spec)],
         "objectives": {"rlct": "minimize"},
-        "rlct": {key: value for key, value in settings.model_dump().items() if field_name("rlct", key) not in names},
+        "training": spec.training_of(task).model_dump(mode="json"),
+        "rlct": spec.rlct_of(task).of_one_estimate().model_dump(mode="json"),
         "observer": {"epochs": 0},
+        "budget": spec.budget.model_dump(mode="json", exclude={"trials"}),
     }
-    return build_spec(raw, raw["name"])
+    name = f"{spec.name}{_suffix(hashlib.sha256(canonical(raw)).hexdigest())}"
+    question = f"Which step size of the rlct's sampler suits all networks of the study {spec.name}?"
+    return build_spec(raw | {"name": name, "question": question}, name)
 
 
 def ladder(settings: RlctConfig) -> list[RlctConfig]:
-    """The settings with every step size that is tried, from the largest to the smallest."""
+    """A trial's settings with every step size that is tried, from the largest to the smallest."""
     return [
         settings.model_copy(update={"step_size": float(f"{settings.step_size * factor:.3g}")}) for factor in FACTORS
     ]
 
 
-def largest_that_suits(outcomes: Mapping[float, Iterable[tuple[str, RlctOutcome]]]) -> float | None:
-    """The largest step size at which every network that learned has a sound estimate of little bias; None if none is.
+@dataclass(frozen=True)
+class Sampled:
+    """A network sampled with one step size."""
 
-    `outcomes` are the estimates of each trial, with its status, by step size.
-    """
-    for step in sorted(outcomes, reverse=True):
-        learned = [outcome for status, outcome in outcomes[step] if STATUSES[status].usable]
-        if learned and all(_suits(outcome) for outcome in learned):
+    status: str
+    verdict: str
+    bias: float  # the share by which finite steps and the noise of batches raise the estimate
+
+    @property
+    def learned(self) -> bool:
+        """Whether its measures count."""
+        return STATUSES[self.status].usable
+
+    @property
+    def suits(self) -> bool:
+        """Whether the estimate is sound and has little bias."""
+        return self.verdict == next(iter(VERDICTS)) and self.bias <= MOST_BIAS
+
+
+def sampled(statuses: Sequence[str], outcome: RlctOutcome) -> list[Sampled]:
+    """Each replicate of a trial under one step size."""
+    excess = outcome.diagnostics["excess"]
+    return [
+        Sampled(status, verdict, raised / abs(estimate) if estimate else math.inf)
+        for status, verdict, raised, estimate in zip(statuses, outcome.verdicts, excess, outcome.estimates, strict=True)
+    ]
+
+
+def largest_that_suits(networks: Mapping[float, Sequence[Sampled]]) -> float | None:
+    """The largest step size that suits every network that learned, given by step size; None if there is none."""
+    for step in sorted(networks, reverse=True):
+        learned = [network for network in networks[step] if network.learned]
+        if learned and all(network.suits for network in learned):
             return step
     return None
-
-
-def bias(outcome: RlctOutcome) -> float:
-    """The largest share by which finite steps and the noise of batches raise a replicate's estimate."""
-    shares = zip(outcome.diagnostics["excess"], outcome.estimates, strict=True)
-    return max(excess / abs(estimate) if estimate else math.inf for excess, estimate in shares)
-
-
-def _suits(outcome: RlctOutcome) -> bool:
-    best = next(iter(VERDICTS))
-    return all(verdict == best for verdict in outcome.verdicts) and bias(outcome) <= MOST_BIAS
 
 
 def _point(config: TrialConfig, names: Sequence[str]) -> dict[str, Any]:
@@ -116,6 +145,11 @@ def _point(config: TrialConfig, names: Sequence[str]) -> dict[str, Any]:
         # A baseline has no target, whichever is named.
         point[TARGET] = "+".join(map(str, config.self_model.target_depths)) or "last"
     return point
+
+
+def _suffix(digest: str) -> str:
+    """What is added to the name of a study for that of its ends."""
+    return f".step-size-{digest[:8]:0<8}"
 
 
 def _parameters(config: TrialConfig) -> int:

@@ -178,16 +178,17 @@ def _check_number(spec: "StudySpec") -> None:
 def _check_split(spec: "StudySpec", shape: DataShape, fraction: float, most: int | None, task: str) -> None:
     samples, available = shape.training_size(fraction, most), shape.training_size(fraction)
     held_out = shape.validation_size(fraction)
-    if most is not None and not shape.classes <= most <= available:
+    if most is not None and not shape.classes <= most <= available - shape.classes:
         raise StudyError(
-            f"training.train_samples: {most} is not between the {shape.classes} classes and the {available} training "
-            f"samples of {task}. Choose another number, or leave it out for all."
+            f"training.train_samples: {most} of the {available} training samples of {task} cannot be drawn by class: "
+            f"that takes, and leaves out, at least {shape.classes}. Choose another number, or leave it out for all."
         )
-    if most is not None and most < available < most + shape.classes:
-        raise StudyError(
-            f"training.train_samples: {most} of {available} leaves out {available - most}, fewer than the "
-            f"{shape.classes} classes. Lower it, or leave it out for all."
-        )
+    for share in spec.values("label_noise", task):
+        if share > 0 and round(share * samples) == 0:
+            raise StudyError(
+                f"training.label_noise: {share:g} of {samples} training samples changes no label. Raise it, or set it "
+                "to 0."
+            )
     if fraction > 0 and held_out < shape.classes:
         raise StudyError(
             f"training.validation_fraction: {fraction} of {shape.train_samples} training samples holds out "

@@ -105,17 +105,20 @@ def check_search(spec: "StudySpec", networks: Networks, by_layers: ByLayers) -> 
 
 
 def _check_combinations(spec: "StudySpec", base: Values) -> None:
-    """Check that the choices of everything but the network go together: the words all, of numbers the ends."""
-    sizes = [name for name in spec.free_names if FIELDS[name].role == "network"]
-    network = {name: max(_values_at(spec, name, base)) for name in sizes}
-    names = [name for name in spec.names if FIELDS[name].role not in ("network", "task", "target")]
-    ends = [_ends(spec.dimension(name, base | network)) for name in names]
+    """Check that choices go together, with the smallest and the largest network: the words all, of numbers the ends."""
+    of_networks = {name: _values_at(spec, name, base) for name in spec.free_names if FIELDS[name].role == "network"}
+    sizes = {name: values for name, values in of_networks.items() if len(numbers_in(values)) == len(values)}
+    largest = {name: max(values) for name, values in sizes.items()}
+    smallest = {name: min(values) for name, values in sizes.items()}
+    names = [name for name in spec.names if FIELDS[name].role not in ("task", "target") and name not in sizes]
+    ends = [of_networks.get(name) or _ends(spec.dimension(name, base | largest)) for name in names]
     combinations: Iterator[tuple[Any, ...]] = product(*ends)
     if math.prod(map(len, ends)) > MOST_COMBINED:
         draw = random.Random(0)
         combinations = (tuple(draw.choice(values) for values in ends) for _ in range(MOST_COMBINED))
     for chosen in islice(combinations, MOST_COMBINED):
-        spec.make_trial(base | network | {TARGET: "last"} | dict(zip(names, chosen, strict=True)))
+        for network in (smallest, largest):
+            spec.make_trial(base | network | {TARGET: "last"} | dict(zip(names, chosen, strict=True)))
 
 
 def _values_at(spec: "StudySpec", name: str, base: Values) -> list[Any]:

@@ -45,7 +45,8 @@ Direction = Literal["maximize", "minimize"]
 _Section = TypeVar("_Section", TrainingConfig, RlctConfig)
 # MLflow has an experiment of this name in every store; it belongs to no study.
 RESERVED_NAME = "Default"
-STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+LONGEST_NAME = 100
+STUDY_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}", re.ASCII)
 LONGEST_QUESTION = 1000
 MOST_OBJECTIVES = 20
 MOST_TRIALS = 100_000
@@ -100,7 +101,8 @@ class StudySpec(Section):
     training: TrainingConfig = Field(description="Training. Fields left out are from the task's recipe.")
     rlct: RlctConfig = Field(
         description="Estimation of the rlct. Fields left out are from the task's recipe; 'protocol: local' takes its "
-        "settings at which the chains stay near the trained weights."
+        "settings at which the chains stay near the trained weights, 'step_size: auto' finds one step for all trials "
+        "before the first."
     )
     observer: ObserverConfig = Field(
         default_factory=ObserverConfig, description="The network that learns to predict each trained one."

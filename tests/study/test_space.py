@@ -355,3 +355,32 @@ def test_a_space_of_millions_of_networks_is_checked_by_some_thousands(
     monkeypatch.setattr("study.spec.networks.network_of", counted)
     spec_with(**fields)
     assert 100 < len(made) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("space", "others", "reason"),
+    [
+        (
+            {"normalization": ["none", "batch"]},
+            {"rlct": {"with_balanced": True}},
+            "rlct.with_balanced: a mlp with relu",
+        ),
+        ({"activation": ["relu", "tanh"]}, {"rlct": {"with_balanced": True}}, "rlct.with_balanced: a mlp with tanh"),
+        (
+            {"hidden_layers": {"low": 1, "high": 3}, "head": "separate", "predict_from": [0, 1]},
+            {},
+            "predict_from 1: needs a layer before the one that the head reads; the network has the layers 1 hidden1",
+        ),
+        (
+            {"hidden_layers": [2, 3], "head": "separate", "predict_from": {"low": 0, "high": 2}},
+            {},
+            "predict_from 2: needs a layer before",
+        ),
+    ],
+)
+def test_a_search_that_could_choose_what_no_trial_can_have_is_refused(
+    space: dict[str, Any], others: dict[str, Any], reason: str
+) -> None:
+    weights = {"width": 8, "aux_weight": {"low": 0.1, "high": 10, "log": True}, "target_depth": "last"}
+    with pytest.raises(StudyError, match=reason):
+        spec_with(sampler="random", trials=5, design=[], space={"hidden_layers": 1} | weights | space, **others)

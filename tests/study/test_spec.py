@@ -335,15 +335,21 @@ def test_a_validation_split_smaller_than_the_classes_is_refused() -> None:
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        (9, r"train_samples: 9 is not between the 10 classes and the 1150 training samples of digits"),
-        (1151, r"train_samples: 1151 is not between the 10 classes and the 1150 training samples of digits"),
-        (1145, r"train_samples: 1145 of 1150 leaves out 5, fewer than the 10 classes"),
+        (9, r"train_samples: 9 of the 1150 training samples of digits cannot be drawn by class"),
+        (1141, r"train_samples: 1141 of the 1150 .* that takes, and leaves out, at least 10"),
+        (1150, r"train_samples: 1150 of the 1150 .* leave it out for all"),
     ],
 )
 def test_a_part_of_the_data_that_cannot_be_stratified_is_refused(samples: int, message: str) -> None:
-    spec_with(training={"train_samples": 1150}).check_against(TASKS["digits"].shape)
+    for possible in (200, 1140):
+        spec_with(training={"train_samples": possible}).check_against(TASKS["digits"].shape)
     with pytest.raises(StudyError, match=message):
         spec_with(training={"train_samples": samples}).check_against(TASKS["digits"].shape)
+
+
+def test_noise_that_changes_no_label_is_refused() -> None:
+    with pytest.raises(StudyError, match=r"training.label_noise: 0.0004 of 1150 training samples changes no label"):
+        spec_with(training={"label_noise": 0.0004}).check_against(TASKS["digits"].shape)
 
 
 def test_a_sampler_batch_larger_than_the_data_is_refused() -> None:

@@ -43,6 +43,7 @@ TRIALS: dict[str, TrialConfig] = {
     "extra_outputs": _trial(0.0, control="extra_outputs"),
     "noise_targets": _trial(2.0, control="noise_targets"),
     "shuffled_targets": _trial(2.0, control="shuffled_targets"),
+    "noise_targets_of_a_separate_head": _trial(2.0, control="noise_targets", head="separate"),
     "random_network": _trial(2.0, control="random_network"),
 }
 

@@ -1,5 +1,6 @@
 """Batch normalisation in perceptrons, against PyTorch's own."""
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -70,12 +71,19 @@ def test_the_scales_of_its_units_are_not_free() -> None:
         small_trial(network={"normalization": "batch"}, rlct={"with_balanced": True})
 
 
-def test_its_rlct_is_estimated_with_the_statistics_of_training(digits: TaskData) -> None:
-    trial = small_trial(network={"normalization": "batch"})
-    result = run_experiment(trial, digits)
-    network = result.network.classifier().eval()
+def test_its_rlct_is_estimated_with_the_running_averages(digits: TaskData) -> None:
+    trial = small_trial(network={"normalization": "batch"}, rlct={"draws": 20, "step_size": 1e-8})
+    network = run_experiment(trial, digits).network.classifier().eval()
+    split = digits.split(trial.training.validation_fraction, trial.split_seed).train
+    # Averages that are not those of any batch: in training mode the network would be another one.
+    with torch.no_grad():
+        network.get_buffer("hidden.layers.0.norm.running_mean").add_(3.0)
+        logits = network(split.inputs[None]).logits
     before = {name: tensor.clone() for name, tensor in network.named_buffers()}
-    splits = digits.split(trial.training.validation_fraction, trial.split_seed)
-    estimate = estimate_rlct(network, splits.train, trial.rlct, trial.seeds[0])
+    loss = [float(functional.cross_entropy(each, split.labels)) for each in logits]
+    estimate = estimate_rlct(network, split, trial.rlct, trial.seeds[0])
+    np.testing.assert_allclose(estimate.initial_loss, loss, rtol=1e-5)
+    # Such small steps stay where they are: every draw's loss is that of its batch in evaluation mode.
+    np.testing.assert_allclose(estimate.trace.loss, estimate.trace.start_loss, rtol=1e-2)
+    np.testing.assert_allclose(estimate.trace.start_loss.mean(axis=(0, 2)), loss, rtol=0.1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.named_buffers())
-    assert estimate.estimate.tolist() == result.rlct.estimate.tolist()

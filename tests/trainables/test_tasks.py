@@ -192,8 +192,9 @@ def test_augmented_images_are_other_images_of_the_same_shape_type_and_range(task
     assert augmented.shape == images.shape
     assert augmented.dtype == images.dtype
     assert augmented.abs().max() <= 1
-    # A slight rotation moves no pixel of a small image to another place.
-    assert (augmented != images).flatten(1).any(dim=1).double().mean() > 0.7
+    changed = (augmented != images).flatten(1).any(dim=1).double().mean()
+    # A slight rotation moves no pixel of 8×8 to another place.
+    assert changed > 0.7 if task.name == "digits" else changed == 1
 
 
 @small_data

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from trainables.auxiliary import AuxiliaryTask
-from trainables.measures.passes import MEASURED_SAMPLES, passes
+from trainables.config import MEASURED_SAMPLES
+from trainables.measures.passes import passes
 from trainables.networks import ReplicatedNetwork
 from trainables.tasks import Split
 
@@ -52,6 +53,10 @@ def auxiliary_gradients(network: ReplicatedNetwork, auxiliary: AuxiliaryTask, sp
     head; where a layer without bias predicts itself this is 2(W − I)·mean(aaᵀ), the closed form of Premakumar et al.
     (2024). What reaches the trunk has gone through W: where the targets are constants, 2·Wᵀ(prediction − target) on f.
     """
+    rows_predict = auxiliary.targets.prediction_rows(network) is not None
+    if auxiliary.generators and not rows_predict:
+        # The loss would draw targets from the streams of training, for the trunk's gradient alone.
+        return AuxiliaryGradients(None, None)
     samples, parameters = split.first(MEASURED_SAMPLES), [network.head.weight, *trunk_parameters(network)]
     sums = [torch.zeros_like(parameter) for parameter in parameters]
     has_loss = False
@@ -70,8 +75,7 @@ def auxiliary_gradients(network: ReplicatedNetwork, auxiliary: AuxiliaryTask, sp
                     total += part
     if not has_loss:
         return AuxiliaryGradients(None, None)
-    rows = None if auxiliary.targets.prediction_rows(network) is None else sums[0][:, network.classes :]
-    return AuxiliaryGradients(rows, sums[1:])
+    return AuxiliaryGradients(sums[0][:, network.classes :] if rows_predict else None, sums[1:])
 
 
 def trunk_parameters(network: ReplicatedNetwork) -> list[Tensor]:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from trainables.auxiliary import AuxiliaryTask
-from trainables.measures.passes import MEASURED_SAMPLES, passes
+from trainables.config import MEASURED_SAMPLES
+from trainables.measures.passes import passes
 from trainables.networks import ReplicatedNetwork
 from trainables.tasks import Split
 

@@ -8,9 +8,6 @@ from torch import Tensor
 from trainables.networks import Activations, ReplicatedNetwork
 from trainables.tasks import Split
 
-# Number of samples for the effective rank and the gradients.
-MEASURED_SAMPLES = 2048
-
 
 def passes(
     network: ReplicatedNetwork, split: Split, record: Collection[int] = ()

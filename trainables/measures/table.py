@@ -298,7 +298,8 @@ MEASURES: dict[str, Measure] = {
             name="generalization_gap",
             label="generalization gap (accuracy)",
             unit="fraction",
-            meaning="Accuracy on training samples minus held-out accuracy, without augmentation and dropout.",
+            meaning="Accuracy on training samples, label noise and all, minus held-out accuracy, without augmentation "
+            "and dropout.",
             simpler=None,
             sees="held_out",
             moment="epoch",
@@ -328,8 +329,8 @@ MEASURES: dict[str, Measure] = {
             name="trunk_gradient_norm_ratio",
             label="gradient of the auxiliary loss / weights, hidden layers",
             unit="",
-            meaning="Weight decay whose gradient on all weights of the hidden layers is as long as that of the "
-            "auxiliary loss.",
+            meaning="Weight decay whose gradient on all weights below the head is as long as that of the auxiliary "
+            "loss.",
             simpler=None,
             sees="training",
             moment="epoch",
@@ -340,7 +341,7 @@ MEASURES: dict[str, Measure] = {
             label="cosine of auxiliary gradient and weight decay, hidden layers",
             unit="",
             meaning="Cosine of the angle between these gradients of the auxiliary loss and of weight decay on all "
-            "weights of the hidden layers.",
+            "weights below the head.",
             simpler=None,
             sees="training",
             moment="epoch",

@@ -17,7 +17,7 @@ def counted_size(architecture: Architecture, config: NetworkConfig, inputs: Inpu
     network = architecture.build(config, inputs, head, seeds=(0,))
     sample = torch.zeros((1, 1, *inputs.shape), dtype=torch.int32 if inputs.is_text else torch.float32)
     with FlopCounterMode(display=False) as counter:
-        network.eval().requires_grad_(False)(sample)
+        network.eval().requires_grad_(False)(sample, () if head.reads is None else (head.reads.depth,))
     # PyTorch counts no operations for token look-ups: count one per position of the text and unit.
     tables = (module for module in network.modules() if isinstance(module, ReplicatedEmbedding))
     lookups = sum(inputs.shape[0] * table.weight.shape[2] for table in tables)
