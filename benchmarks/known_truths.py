@@ -1,15 +1,18 @@
 """How near the rlct comes to truths that are known, and how often its 95 % interval holds them.
 
-Two tables:
+Tables:
 
 - **coverage**: each case many times, with other chains. The truth is E[nβ·ΔL] at the settings' nβ and γ, by quadrature
   or in closed form; the interval is the estimate ± Student's t · the standard error over chains. A share of 95 % is
   right; the bias is the mean difference from the truth, and the ratio is the standard deviation of the estimates over
   the root mean square of their standard errors, 1 if the errors are what they say.
-- **deep linear networks** of two to six layers, up to a million weights, against λ (Aoyagi 2024).
+- **linear**: deep linear networks of two to six layers, against λ (Aoyagi 2024), λ around their weights w0, and what
+  the curvatures at w0 give after as many draws.
+- **million**: one such network of a million weights and low rank, at two temperatures; five minutes of one core.
 
     python benchmarks/known_truths.py
-    python benchmarks/known_truths.py --repetitions 200 --weights 1000 10000 100000 1000000
+    python benchmarks/known_truths.py --repetitions 200 --weights 1000 10000 100000
+    python benchmarks/known_truths.py --tables million
 """
 
 import argparse
@@ -23,7 +26,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
+from scipy import linalg, stats
 
 from benchmarks.machine import hardware
 from tests.trainables.landscapes import (
@@ -32,9 +35,12 @@ from tests.trainables.landscapes import (
     cusp,
     deep_linear,
     deep_linear_lambda,
+    deep_linear_lambda_at_start,
+    deep_linear_layers,
     expected_of_quadratic,
     monomial,
     quadratic,
+    quadratic_after_draws,
     tanh_network,
 )
 from tests.trainables.test_verdict_cases import estimate_of_logistic, expected_of_logistic
@@ -47,16 +53,24 @@ CHAINS, DRAWS = 4, 1000
 
 
 def main() -> None:
-    """Measure and print both tables."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--weights", type=int, nargs="*", default=[1_000, 10_000], help="sizes of the linear networks")
+    parser.add_argument(
+        "--tables", nargs="+", choices=("coverage", "linear", "million"), default=["coverage", "linear"]
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=140)
     console.print(f"{hardware('cpu')}, torch {torch.__version__}, one thread", soft_wrap=True)
-    console.print(coverage_table(arguments.repetitions))
-    console.print(linear_table(arguments.weights))
+    if "coverage" in arguments.tables:
+        console.print(coverage_table(arguments.repetitions))
+    if "linear" in arguments.tables:
+        console.print(linear_table([network for count in arguments.weights for network in networks(count)], LINEAR))
+    if "million" in arguments.tables:
+        for settings in (WARM, COLD):
+            console.print(linear_table([((500,) * 5, 50)], settings))
 
 
 @dataclass(frozen=True)
@@ -121,41 +135,86 @@ def coverage_table(repetitions: int) -> Table:
     return table
 
 
-def linear_table(weights: Sequence[int]) -> Table:
-    """A row per number of layers and of weights: λ, the estimate and their ratio."""
-    table = Table(title="Deep linear networks, nβ = 100,000, γ = 1", title_justify="left")
-    for column in ("weights", "layers", "units", "rank", "λ", "multiplicity", "estimate", "/ λ", "excess", "s"):
+LINEAR = RlctConfig(
+    step_size=1e-7, nbeta=1e5, localization=1.0, chains=CHAINS, draws=8000, batch_size=2, burn_in_fraction=0.75
+)
+# A step of a chain takes a twentieth of a second: fewer of them, twice as long.
+WARM = LINEAR.model_copy(update={"step_size": 2e-7, "chains": 2, "draws": 2500, "burn_in_fraction": 0.8})
+# So cold that the chains stay where the loss is quadratic: what they find is then known after any number of draws.
+COLD = WARM.model_copy(update={"step_size": 2e-9, "nbeta": 1e7, "draws": 600})
+
+
+def networks(weights: int) -> list[tuple[tuple[int, ...], int]]:
+    """The units of every layer, and the rank, of linear networks of about so many weights."""
+    found = []
+    for layers in (2, 3, 4, 6):
+        units = round(math.sqrt(weights / layers))
+        hidden = max(1, round(0.8 * units))
+        found.append(((units, *(hidden for _ in range(layers - 1)), units), units // 2))
+    return found
+
+
+def linear_table(cases: Sequence[tuple[Sequence[int], int]], settings: RlctConfig) -> Table:
+    """A row per network, given by the units of every layer and the rank: λ, what is expected, and the estimate."""
+    title = f"Deep linear networks, nβ = {settings.nbeta:g}, γ = {settings.localization:g}, {settings.chains} chains × "
+    table = Table(title=f"{title}{settings.draws} draws of step {settings.step_size:g}", title_justify="left")
+    for column in ("weights", "layers", "units", "rank", "λ", "m", "λ at w0", "quadratic", "estimate", "excess", "s"):
         table.add_column(column, justify="right")
-    for count in weights:
-        for layers in (2, 3, 4, 6):
-            units = round(math.sqrt(count / layers))
-            sizes, rank = (units, *(max(1, round(0.8 * units)) for _ in range(layers - 1)), units), units // 2
-            known, multiplicity = deep_linear_lambda(sizes, rank)
-            settings = RlctConfig(
-                step_size=1e-7,
-                nbeta=1e5,
-                localization=1.0,
-                chains=CHAINS,
-                draws=8000,
-                batch_size=2,
-                burn_in_fraction=0.75,
-            )
-            began = time.perf_counter()
-            result = deep_linear(sizes, rank).estimate(settings)
-            estimate, error = result.estimate[0], result.standard_error[0]
-            table.add_row(
-                f"{sum(a * b for a, b in pairwise(sizes)):,}",
-                str(layers),
-                f"{sizes[0]}, {sizes[1]}",
-                str(rank),
-                f"{known:g}",
-                str(multiplicity),
-                f"{estimate:.4g} ± {error:.2g}",
-                f"{estimate / known:.2f}",
-                f"{result.diagnostics.excess[0] / known:.1%}",
-                f"{time.perf_counter() - began:.0f}",
-            )
+    for sizes, rank in cases:
+        known, multiplicity = deep_linear_lambda(sizes, rank)
+        began = time.perf_counter()
+        result = deep_linear(sizes, rank).estimate(settings)
+        table.add_row(
+            f"{sum(a * b for a, b in pairwise(sizes)):,}",
+            str(len(sizes) - 1),
+            f"{sizes[0]}, {sizes[1]}",
+            str(rank),
+            f"{known:,g}",
+            str(multiplicity),
+            f"{deep_linear_lambda_at_start(sizes, rank):,g}",
+            f"{expected_of_quadratic_at_start(sizes, rank, settings):,.5g}",
+            f"{result.estimate[0]:,.5g} ± {result.standard_error[0]:.2g}",
+            f"{result.diagnostics.excess[0] / known:.1%}",
+            f"{time.perf_counter() - began:.0f}",
+        )
     return table
+
+
+def expected_of_quadratic_at_start(sizes: Sequence[int], rank: int, settings: RlctConfig, steps: int = 100) -> float:
+    """E[nβ·ΔL] over the kept draws if the loss had the same curvatures everywhere as at w0.
+
+    The curvatures are those of the map v → Σ_l A·Aᵀ·v·Bᵀ·B, of as many dimensions as the product has entries, A and B
+    the products of the other layers. The sum over them is found by stochastic Lanczos quadrature (Golub and Meurant
+    2010, Matrices, Moments and Quadrature): from random directions, without their list.
+    """
+    layers = [torch.from_numpy(layer) for layer in deep_linear_layers(sizes, rank)]
+    sides = []
+    for index in range(len(layers)):
+        after, before = torch.eye(sizes[-1], dtype=torch.float64), torch.eye(sizes[0], dtype=torch.float64)
+        for layer in reversed(layers[index + 1 :]):
+            after = after @ layer
+        for layer in layers[:index]:
+            before = layer @ before
+        sides.append((after @ after.T, before.T @ before))
+    generator, total = torch.Generator().manual_seed(0), 0.0
+    # Their relative error is at most √(2 / (directions · dimensions)): one percent.
+    probes = max(2, 20_000 // (sizes[0] * sizes[-1]))
+    for _ in range(probes):
+        vector = torch.randn(sizes[-1], sizes[0], generator=generator, dtype=torch.float64)
+        basis, diagonal, beside = [vector / vector.norm()], [], []
+        for _ in range(min(steps, vector.numel())):
+            moved = sum((left @ basis[-1] @ right for left, right in sides), torch.zeros_like(vector))
+            diagonal.append(float((moved * basis[-1]).sum()))
+            for earlier in basis:
+                moved = moved - (moved * earlier).sum() * earlier
+            beside.append(float(moved.norm()))
+            if beside[-1] < 1e-10:
+                break
+            basis.append(moved / beside[-1])
+        nodes, vectors = linalg.eigh_tridiagonal(diagonal, beside[: len(diagonal) - 1])
+        values = quadratic_after_draws(nodes.clip(min=0), settings)
+        total += vector.numel() * float((vectors[0] ** 2 * values).sum()) / probes
+    return total
 
 
 if __name__ == "__main__":

@@ -79,6 +79,20 @@ def expected_of_quadratic(curvatures: np.ndarray, nbeta: float, gamma: float) ->
     return float((nbeta * curvatures / (nbeta * curvatures + gamma)).sum() / 2)
 
 
+def quadratic_after_draws(curvatures: np.ndarray, config: RlctConfig) -> np.ndarray:
+    """E[nβ·ΔL] of hx²/2 per curvature h, over the kept draws of chains that start at 0 and take steps as they are.
+
+    A step ε of SGLD is x → a·x + √ε·noise, a = 1 − ε(nβ·h + γ)/2: after t steps the variance is ε(1 − a²ᵗ)/(1 − a²).
+    """
+    assert not isinstance(config.nbeta, str)
+    step, force = config.step_size, config.nbeta * curvatures
+    shrink = (1 - step * (force + config.localization) / 2) ** 2
+    start, end = shrink**config.burn_in, shrink**config.draws
+    # The mean of the geometric series over the kept draws.
+    left = (start - end) / ((1 - shrink) * config.kept_draws)
+    return np.asarray(force / 2 * step * (1 - left) / (1 - shrink))
+
+
 def monomial(*exponents: int) -> Landscape:
     """Π wᵢ^eᵢ at 0."""
     powers = torch.tensor(exponents, dtype=torch.float64)
@@ -112,8 +126,8 @@ def tanh_network(units: int) -> Landscape:
     return Landscape(loss, np.zeros(2 * units))
 
 
-def deep_linear(sizes: Sequence[int], rank: int, seed: int = 0) -> Landscape:
-    """‖W_L ⋯ W_1 − T‖²/2 at weights whose product is T, of this rank: a linear network of L layers on whitened inputs.
+def deep_linear_layers(sizes: Sequence[int], rank: int, seed: int = 0) -> list[np.ndarray]:
+    """The weights of a linear network, first layer first, whose product has this rank.
 
     Random weights of variance 1/units, in one layer of which all but the largest singular values are 0.
     """
@@ -124,7 +138,18 @@ def deep_linear(sizes: Sequence[int], rank: int, seed: int = 0) -> Landscape:
         left, values, right = np.linalg.svd(layers[reduced], full_matrices=False)
         values[rank:] = 0
         layers[reduced] = left * values @ right
-    target = torch.from_numpy(reduce(lambda product, layer: layer @ product, layers))
+    return layers
+
+
+def product_of(layers: Sequence[np.ndarray], units: int) -> np.ndarray:
+    """W_L ⋯ W_1; the identity on so many units if there is no layer."""
+    return reduce(lambda product, layer: layer @ product, layers, np.eye(units))
+
+
+def deep_linear(sizes: Sequence[int], rank: int, seed: int = 0) -> Landscape:
+    """‖W_L ⋯ W_1 − T‖²/2 at weights with the product T, of this rank: a linear network of L layers, inputs whitened."""
+    layers = deep_linear_layers(sizes, rank, seed)
+    target = torch.from_numpy(product_of(layers, sizes[0]))
 
     def loss(weights: Tensor) -> Tensor:
         parts = torch.split(weights, [layer.size for layer in layers], dim=-1)
@@ -133,6 +158,16 @@ def deep_linear(sizes: Sequence[int], rank: int, seed: int = 0) -> Landscape:
         return (product - target.to(weights)).square().sum(dim=(-1, -2)) / 2
 
     return Landscape(loss, np.concatenate([layer.ravel() for layer in layers]))
+
+
+def deep_linear_lambda_at_start(sizes: Sequence[int], rank: int) -> float:
+    """λ around the weights of `deep_linear_layers` at seed 0, where the first layer alone has not full rank.
+
+    There the weights with this product form a manifold: λ is half the rank of the differential of the product. It is
+    larger than the λ of `deep_linear_lambda`, which is the smallest over all weights with this product.
+    """
+    narrowest = min(sizes[1:])
+    return (narrowest * sizes[0] + (sizes[-1] - narrowest) * rank) / 2
 
 
 def deep_linear_lambda(sizes: Sequence[int], rank: int) -> tuple[float, int]:

@@ -2,11 +2,19 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.trainables.landscapes import deep_linear, deep_linear_lambda
+from tests.trainables.landscapes import (
+    deep_linear,
+    deep_linear_lambda,
+    deep_linear_lambda_at_start,
+    deep_linear_layers,
+    product_of,
+    quadratic_after_draws,
+)
 from tests.trainables.test_rlct_known import reduced_rank_lambda
 from trainables import RlctConfig
 
@@ -56,6 +64,7 @@ def test_devinterps_own_models_have_the_lambda_that_its_tests_state(sizes: tuple
     ],
     ids=str,
 )
+# The λ of the model; around these weights it is a little larger, and the chains end before they find it: see below.
 def test_an_estimate_comes_near_the_lambda_of_a_deep_linear_network(
     sizes: tuple[int, ...], rank: int, nbeta: float, within: float
 ) -> None:
@@ -65,3 +74,30 @@ def test_an_estimate_comes_near_the_lambda_of_a_deep_linear_network(
     result, (known, _) = deep_linear(sizes, rank).estimate(settings), deep_linear_lambda(sizes, rank)
     assert result.estimate[0] == pytest.approx(known, rel=within, abs=3 * result.standard_error[0])
     assert result.diagnostics.excess[0] < 0.05 * known
+
+
+@pytest.mark.parametrize(("sizes", "rank"), [((15, 10, 10, 15), 6), ((12, 12, 12, 12, 12), 2)], ids=str)
+def test_an_estimate_is_that_of_the_curvatures_at_the_trained_weights_after_so_many_draws(
+    sizes: tuple[int, ...], rank: int
+) -> None:
+    # At this nβ the loss is quadratic within a chain's reach. The weights are no singular ones: λ around them is half
+    # the number of curvatures that are not 0, more than the λ of the model, and slow directions are still on their way.
+    settings = RlctConfig(
+        step_size=2e-8, nbeta=1e6, localization=1.0, chains=32, draws=2000, batch_size=2, burn_in_fraction=0.75
+    )
+    curvatures = curvatures_of(deep_linear_layers(sizes, rank), sizes)
+    assert (curvatures > 1e-9).sum() / 2 == deep_linear_lambda_at_start(sizes, rank)
+    expected = quadratic_after_draws(curvatures, settings).sum()
+    assert expected < 0.95 * deep_linear_lambda_at_start(sizes, rank)
+    result = deep_linear(sizes, rank).estimate(settings)
+    assert result.estimate[0] == pytest.approx(expected, abs=3 * result.standard_error[0])
+    assert result.standard_error[0] < 0.02 * expected
+
+
+def curvatures_of(layers: list[np.ndarray], sizes: tuple[int, ...]) -> np.ndarray:
+    """The curvatures at w0, as many as the product has entries: of Σ_l (A·Aᵀ) ⊗ (Bᵀ·B), A and B the other layers."""
+    total = np.zeros((sizes[0] * sizes[-1],) * 2)
+    for index in range(len(layers)):
+        after, before = product_of(layers[index + 1 :], sizes[index + 1]), product_of(layers[:index], sizes[0])
+        total += np.kron(after @ after.T, before.T @ before)
+    return np.linalg.eigvalsh(total).clip(min=0)
