@@ -6,7 +6,7 @@ Apart from the noise of the chains, an estimate differs from the real log canoni
 - nβ is finite. The chains sample E[nβ·L] under exp(−nβ·L − γ‖w − w0‖²/2), which tends to λ − (m − 1)/ln nβ for
 multiplicity m. If this mean is known in closed form or as an integral, the estimate is compared with it, and it with λ.
 - The step is finite: a direction of curvature c is sampled wider by 1/(1 − step·nβ·c/4). With the settings here this is
-at most STEP_BIAS.
+at most STEP_BIAS; of singular models it is what the estimate itself states, `excess`.
 """
 
 import math
@@ -27,10 +27,13 @@ from trainables.tasks import Split
 STEP_BIAS = 0.05
 
 
-def check(result: RlctEstimate, index: int, expected: float) -> None:
+def check(
+    result: RlctEstimate, index: int, expected: float, error_of_expected: float = 0.0, bias: float | None = None
+) -> None:
     """Within three standard errors of the expected value, up to the bias of the step, and with a usable verdict."""
-    estimate, error = result.estimate[index], result.standard_error[index]
-    assert abs(estimate - expected) < 3 * error + STEP_BIAS * expected, (estimate, error, expected)
+    estimate, error = result.estimate[index], math.hypot(result.standard_error[index], error_of_expected)
+    bias = STEP_BIAS * expected if bias is None else bias
+    assert abs(estimate - expected) < 3 * error + bias, (estimate, error, bias, expected)
     # The check above is strict.
     assert error < 0.06 * expected
     # With such a weak pull, weights that do not affect the loss spread on and on: "drifting" is then correct.
@@ -204,13 +207,23 @@ def _reduced_rank_at(nbeta: float, gamma: float, inputs: int, outputs: int, hidd
     return float((weight * inputs / 2 * (nbeta * squares / (gamma + nbeta * squares)).sum(axis=1)).sum() / weight.sum())
 
 
-# Normal crossings, L = Π wᵢ^(2kᵢ): λ = 1/(2·max kᵢ); the multiplicity is the number of times that the largest kᵢ
-# occurs.
+# Normal crossings, L = Π wᵢ^(2kᵢ): λ = 1/(2·max kᵢ); the multiplicity m is the number of times that the largest kᵢ
+# occurs. These are the nine of devinterp's own tests (its repository's tests/slt/sampler_accuracy_test.py).
 
-MONOMIALS = ((2, 0), (3, 0), (1, 1), (1, 2), (2, 2))
-# E[nβ·L] at nβ = 1000, γ = 1 as a share of λ. The missing share falls as a power of nβ for multiplicity 1, and as 1/ln
-# nβ for multiplicity 2.
-SHARE_OF_LAMBDA = {(2, 0): 0.99, (3, 0): 0.97, (1, 1): 0.78, (1, 2): 0.90, (2, 2): 0.66}
+MONOMIALS = ((1, 0), (1, 1), (2, 0), (1, 2), (2, 2), (3, 0), (1, 3), (2, 3), (3, 3))
+# E[nβ·L] at nβ = 100, γ = 1 as a share of λ. The missing share falls as a power of nβ for multiplicity 1, and as 1/ln
+# nβ for multiplicity 2; the power is small if another exponent is almost the largest.
+SHARE_OF_LAMBDA = {
+    (1, 0): 1.00,
+    (1, 1): 0.71,
+    (2, 0): 0.97,
+    (1, 2): 0.82,
+    (2, 2): 0.59,
+    (3, 0): 0.93,
+    (1, 3): 0.84,
+    (2, 3): 0.66,
+    (3, 3): 0.53,
+}
 
 
 class Monomials(ReplicatedModule):
@@ -232,7 +245,11 @@ def monomial_values(network: Monomials, inputs: Tensor, labels: Tensor) -> Tenso
 @pytest.fixture(scope="module")
 def monomials() -> RlctEstimate:
     no_data = Split(torch.zeros(8192, 1), torch.zeros(8192, dtype=torch.int64))
-    settings = RlctConfig(step_size=1e-4, localization=1.0, nbeta=1000.0, chains=64, draws=16_000, batch_size=2)
+    # After so many draws all weights have their final variance. At nβ = 1000 the steps would have to be ten times
+    # smaller, and the chains of the last two end too early: 12 ± 7 and 21 ± 7 % too low.
+    settings = RlctConfig(
+        step_size=6e-4, localization=1.0, nbeta=100.0, chains=128, draws=12_000, batch_size=2, burn_in_fraction=0.4
+    )
     return estimate_rlct(Monomials(), no_data, settings, 0, sample_losses=monomial_values)
 
 
@@ -240,7 +257,9 @@ def monomials() -> RlctEstimate:
 def test_a_monomial_has_the_lambda_of_its_largest_exponent(monomials: RlctEstimate, exponents: tuple[int, int]) -> None:
     expected = _monomial_at(monomials.nbeta, 1.0, exponents)
     assert expected * 2 * max(exponents) == pytest.approx(SHARE_OF_LAMBDA[exponents], abs=0.01)
-    check(monomials, MONOMIALS.index(exponents), expected)
+    index = MONOMIALS.index(exponents)
+    check(monomials, index, expected, bias=monomials.diagnostics.excess[index])
+    assert monomials.verdicts[index] == "sound"
 
 
 def test_the_bias_of_multiplicity_two_goes_as_the_logarithm_of_nbeta() -> None:
