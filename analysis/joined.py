@@ -17,7 +17,7 @@ from analysis.description import Description, Dimension, Outcome, Role
 from analysis.errors import AnalysisError
 from analysis.freshness import ReportSource
 from analysis.layout import CHAIN_ERROR_SUFFIX, PROTOCOL_VERSION, REPLICATES, SEED, STOPPED_EARLY, Tag
-from analysis.record import STATUS, VERDICT, StudyRecord
+from analysis.record import CAVEATS, STATUS, VERDICT, StudyRecord
 from analysis.table import arranged, read_record, trial_table
 from analysis.values import as_value, differs, sortable
 
@@ -130,6 +130,7 @@ def _joined_description(records: Sequence[StudyRecord]) -> Description:
             dimensions=_each_once(each for description in every for each in description.dimensions),
             statuses=_each_once(each for description in every for each in description.statuses),
             verdicts=_each_once(each for description in every for each in description.verdicts),
+            caveats=_each_once(each for description in every for each in description.caveats),
         )
     except ValidationError as error:
         reasons = "; ".join(str(each["msg"]) for each in error.errors())
@@ -145,21 +146,30 @@ def _with_defaults(record: StudyRecord, description: Description) -> pd.DataFram
 
 
 def _joined_ends(records: Sequence[StudyRecord], replicates: pd.DataFrame) -> pd.DataFrame:
-    """How each trial ended, by its key: over the runs that have some of its replicates, the worst."""
-    columns = ["trial_key", STATUS, VERDICT, "seconds", "run_id"]
-    ends = pd.concat([record.trials[columns].assign(study=record.study) for record in records], ignore_index=True)
+    """How each trial ended, by its key: over the runs that have some of its replicates, the worst, and all caveats."""
+    columns = ["trial_key", STATUS, VERDICT, CAVEATS, "seconds", "run_id"]
+    ends = pd.concat(
+        [record.trials.reindex(columns=columns).assign(study=record.study) for record in records], ignore_index=True
+    )
     contributing = replicates[["trial_key", STUDY]].drop_duplicates()
     by_trial = ends.merge(contributing, on=["trial_key", STUDY]).groupby("trial_key", sort=False)
     statuses = _each_once(each for record in records for each in record.description.statuses)
     verdicts = _each_once(each for record in records for each in record.description.verdicts)
+    caveats = {CAVEATS: by_trial[CAVEATS].agg(_all_caveats)} if ends[CAVEATS].notna().any() else {}
     return pd.DataFrame(
         {
             STATUS: by_trial[STATUS].agg(lambda names: _worst(names, statuses)),
             VERDICT: by_trial[VERDICT].agg(lambda names: _worst(names, verdicts)),
+            **caveats,
             "seconds": by_trial["seconds"].sum(min_count=1),
             "run_id": by_trial["run_id"].first(),
         }
     )
+
+
+def _all_caveats(names: pd.Series) -> str | None:
+    """The names of all caveats of some runs, each once; None without any."""
+    return ", ".join(sorted({each for of_run in names.dropna() for each in of_run.split(", ")})) or None
 
 
 def _worst(names: pd.Series, outcomes: Sequence[Outcome]) -> str:

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-from analysis import AnalysisError, read_record, read_records
+from analysis import AnalysisError, read_record, read_records, write_report
 from analysis.__main__ import main
 from analysis.comparison import compare_with_baseline
-from analysis.description import Measure
+from analysis.description import Caveat, Measure
 from analysis.layout import Tag
 from analysis.pages import LONGEST_NAME
 from analysis.sweeps import find_sweeps
@@ -220,3 +220,21 @@ def test_a_store_in_the_home_folder_has_its_reports_there(
     assert main(["fast", "--store", f"~/{stores.root.name}"]) == 0
     assert (stores.root / "reports" / "fast" / "report.html").exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_caveats_of_all_studies_are_in_their_report(stores: Stores, tmp_path: Path) -> None:
+    client = MlflowClient(stores.tracking_uri)
+    for name, caveats in (("near", None), ("far", "not_local")):
+        write_trials(stores, name, sweep_of((0.0, 1.0) if name == "near" else (1.0, 2.0)), tmp_path)
+        if caveats is not None:
+            caveat = Caveat(name=caveats, meaning="The chains went far.", advice="Read it so.")
+            describe(stores, name, every_field().model_copy(update={"caveats": (caveat,)}))
+        for run in runs_of(stores, name, "tags.level = 'trial'"):
+            if caveats is not None:
+                client.set_tag(run.info.run_id, Tag.CAVEATS, caveats)
+    record = read_records(stores.tracking_uri, ["near", "far"])
+    found = record.trials.set_index("aux_weight")[Tag.CAVEATS.value]
+    assert found.isna().to_dict() == {0.0: True, 1.0: True, 2.0: False}
+    report = write_report(record, tmp_path / "report", "python -m analysis near far").page.read_text()
+    assert "not_local (1 of 3 trials): The chains went far. Read it so." in report
+    assert Tag.CAVEATS.value not in read_records(stores.tracking_uri, ["wide", "shared"]).trials
