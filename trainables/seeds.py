@@ -1,11 +1,12 @@
 """Independent random streams from one seed per replicate."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
+# Add a new purpose at the end: its position decides its stream.
 Purpose = Literal[
     "initialisation",
     "sample_order",
@@ -17,18 +18,7 @@ Purpose = Literal[
     "observer",
     "label_noise",
 ]
-# Add a new purpose at the end: its position decides its stream.
-PURPOSES: tuple[Purpose, ...] = (
-    "initialisation",
-    "sample_order",
-    "sampler",
-    "augmentation",
-    "dropout",
-    "control",
-    "frozen_network",
-    "observer",
-    "label_noise",
-)
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 def derived_seed(seed: int, purpose: Purpose) -> int:

@@ -73,6 +73,11 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def tell(console: Console, text: str) -> None:
+    """Print a sentence for the user as it is."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def paused_garbage_collection() -> Iterator[None]:
     """Do not collect garbage: for imports, whose hundreds of thousands of objects stay, and are walked each time."""

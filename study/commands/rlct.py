@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from analysis.layout import Artifact
-from study.commands.console import EXIT_FAILED_TRIALS, EXIT_OK, command_to_analyse, program, short_path
+from study.commands.console import EXIT_FAILED_TRIALS, EXIT_OK, command_to_analyse, program, short_path, tell
 from study.commands.options import data_of, positive_int, resources_of, stores_of
 from study.commands.rlct_options import SWEPT, Grid, Settings, make_parser, parse
 from study.engine.runner import Runner, StudyData
@@ -53,7 +53,7 @@ def estimate(arguments: list[str], console: Console) -> int:
     trials = _finished(study)
     settings = {key: [_settings(study, trial, given, options.protocol)] for key, trial in trials.items()}
     _print_plan(console, study.record, settings)
-    failures = _run(study, trials, settings, options.plan, console)
+    failures = run_estimates(study, trials, settings, options.plan, console)
     if options.plan:
         return EXIT_OK
     keys = list(dict.fromkeys(each.key() for of_trial in settings.values() for each in of_trial))
@@ -82,7 +82,7 @@ def calibrate(arguments: list[str], console: Console) -> int:
     trials = {key: trial for part in parts for key, trial in part.trials.items()}
     settings = {key: [*part.grid, part.repeat] for part in parts for key in part.trials}
     _print_plan(console, study.record, {key: part.grid for part in parts for key in part.trials})
-    failures = _run(study, trials, settings, options.plan, console)
+    failures = run_estimates(study, trials, settings, options.plan, console)
     if options.plan:
         return EXIT_OK
     command = shlex.join([program("python"), "-m", "study", "rlct", "calibrate", *arguments])
@@ -93,7 +93,7 @@ def calibrate(arguments: list[str], console: Console) -> int:
 
 
 @dataclass(frozen=True)
-class _Study:
+class OpenStudy:
     """A study's record, and what estimates of its trials need."""
 
     record: "RecordWriter"
@@ -102,7 +102,7 @@ class _Study:
     runner: Runner
 
 
-def _open(options: argparse.Namespace, console: Console) -> _Study:
+def _open(options: argparse.Namespace, console: Console) -> OpenStudy:
     """Open the study, and find every error before anything runs."""
     from study.engine.plan import make_plan
     from study.record.writer import RecordWriter
@@ -112,10 +112,10 @@ def _open(options: argparse.Namespace, console: Console) -> _Study:
     spec = record.spec()
     if len(record.outbox) and not options.plan:
         # Trials and estimates may be among what waits.
-        with record.held(partial(_tell, console)):
+        with record.held(partial(tell, console)):
             record.refresh()
     plan = make_plan(spec, [load_task(task, data_of(options)) for task in spec.tasks], record)
-    return _Study(
+    return OpenStudy(
         record=record,
         data=plan.data,
         stores=stores,
@@ -142,7 +142,7 @@ class _Part:
         return self.reference.model_copy(update={"seed": self.reference.seed + 1})
 
 
-def _finished(study: _Study) -> dict[str, "FinishedTrial"]:
+def _finished(study: OpenStudy) -> dict[str, "FinishedTrial"]:
     # Those that were stopped early have no weights in the record.
     trials = {key: trial for key, trial in study.record.finished().items() if trial.status != STOPPED_EARLY}
     if not trials:
@@ -150,7 +150,7 @@ def _finished(study: _Study) -> dict[str, "FinishedTrial"]:
     return trials
 
 
-def _parts(study: _Study, given: Mapping[str, Any], count: int, console: Console) -> list[_Part]:
+def _parts(study: OpenStudy, given: Mapping[str, Any], count: int, console: Console) -> list[_Part]:
     """The calibrations to make: one for each task, and for each settings that trials of it have of their own."""
     fixed = {name: value for name, value in given.items() if name not in SWEPT}
     groups: dict[tuple[str, RlctConfig], dict[str, FinishedTrial]] = {}
@@ -170,7 +170,7 @@ def _parts(study: _Study, given: Mapping[str, Any], count: int, console: Console
 
 
 def _settings(
-    study: _Study, trial: "FinishedTrial", given: Mapping[str, Any], protocol: str | None = None
+    study: OpenStudy, trial: "FinishedTrial", given: Mapping[str, Any], protocol: str | None = None
 ) -> RlctConfig:
     """The settings for a trial: those that are given, otherwise those of a protocol of its task's recipe, or its own.
 
@@ -243,8 +243,8 @@ def _print_plan(console: Console, record: "RecordWriter", settings: Mapping[str,
         console.print(f"  {name:<17}{', '.join(str(value) for value in values)}", highlight=False)
 
 
-def _run(
-    study: _Study,
+def run_estimates(
+    study: OpenStudy,
     trials: Mapping[str, "FinishedTrial"],
     settings: Mapping[str, Sequence[RlctConfig]],
     plan_only: bool,
@@ -262,8 +262,8 @@ def _run(
         return 0
     if not jobs:
         return 0
-    tell = partial(_tell, console)
-    with study.record.held(tell):
+    say = partial(tell, console)
+    with study.record.held(say):
         # Another driver may have made some of them meanwhile, or given trials more replicates.
         now = study.record.finished()
         if any(key not in now or now[key].run_id != trial.run_id for key, trial in trials.items()):
@@ -272,14 +272,10 @@ def _run(
         if not jobs:
             return 0
         with EstimateProgress(len(jobs), console) as watch:
-            return run_jobs(jobs, study.record, study.data, study.runner, watch, tell)
+            return run_jobs(jobs, study.record, study.data, study.runner, watch, say)
 
 
-def _tell(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def _compare(study: _Study, keys: Sequence[str], names: Mapping[str, str], console: Console) -> None:
+def _compare(study: OpenStudy, keys: Sequence[str], names: Mapping[str, str], console: Console) -> None:
     """Show the new estimates beside the trials' own, and the command to analyse the study with them."""
     from analysis.errors import AnalysisError
     from study.commands.views.rlct import compare_estimates
@@ -293,7 +289,7 @@ def _compare(study: _Study, keys: Sequence[str], names: Mapping[str, str], conso
     console.print(f"\nThe study with these estimates: {command}", highlight=False, soft_wrap=True)
 
 
-def _conclude(study: _Study, part: _Part, name: str, command: str, console: Console) -> None:
+def _conclude(study: OpenStudy, part: _Part, name: str, command: str, console: Console) -> None:
     """Judge the settings; write figures, tables and page; print the conclusions."""
     from analysis.calibration import read_calibration
     from analysis.calibration_report import conclusions, write_calibration

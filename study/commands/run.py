@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from study.commands.console import (
     paused_garbage_collection,
     run_command,
     short_path,
+    tell,
 )
 from study.commands.options import Options, parse_options
 from study.shown import short_key
@@ -76,7 +78,7 @@ def _run(arguments: list[str], console: Console) -> int:
     with contextlib.ExitStack() as stack:
         if record.exists:
             # A new study is held as soon as it exists.
-            stack.enter_context(record.held(lambda text: console.print(text, markup=False, soft_wrap=True)))
+            stack.enter_context(record.held(partial(tell, console)))
             plan = plan.renewed(record)
             if plan.to_do == 0:
                 return _nothing_to_run(plan, record, options, console)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from study.commands.console import tell
 from study.commands.options import Options
 from study.engine.step_size import MOST_BIAS
 from study.errors import StudyError
 from study.spec import StudySpec, build_spec
-from trainables.config import RlctConfig
 from trainables.outcomes import worst_verdict
 from trainables.tasks import TaskData, load_task
 
@@ -75,6 +75,8 @@ def _with(options: Options, step: float) -> Options:
 
 def _calibrated(options: Options, data: Sequence[TaskData], console: Console) -> float:
     """Train the networks of the ends and sample them with every step; the largest step that suits all of them."""
+    from study.commands.rlct import OpenStudy, run_estimates
+    from study.engine.runners import make_runner
     from study.engine.step_size import ladder, largest_that_suits, sampled
 
     spec = options.spec
@@ -83,10 +85,13 @@ def _calibrated(options: Options, data: Sequence[TaskData], console: Console) ->
     finished = record.finished()
     trials = {trial.key: finished[trial.key] for trial in plan.listed}
     settings = {trial.key: ladder(trial.config.rlct) for trial in plan.listed}
-    _estimate(record, plan, settings, options, console)
-    statuses = {key: _statuses(record, trial) for key, trial in trials.items()}
+    runner = make_runner(options.runner, options.resources, options.stores, spec.name, tell=console.print)
+    study = OpenStudy(record, plan.data, options.stores, runner)
+    if failed := run_estimates(study, trials, settings, plan_only=False, console=console):
+        raise StudyError(f"rlct.step_size: auto: {failed} estimates failed. Run the same command again.")
+    statuses, estimates = {key: _statuses(record, trial) for key, trial in trials.items()}, record.estimates()
     networks = {
-        key: {each.step_size: sampled(statuses[key], record.estimate(key, each.key()).rlct) for each in settings[key]}
+        key: {each.step_size: sampled(statuses[key], estimates[key, each.key()].rlct) for each in settings[key]}
         for key in trials
     }
     console.print(_table(list(trials.values()), list(networks.values())))
@@ -128,7 +133,7 @@ def _trained(options: Options, data: Sequence[TaskData], console: Console) -> tu
     if plan.to_do:
         with contextlib.ExitStack() as stack:
             if record.exists:
-                stack.enter_context(record.held(partial(_tell, console)))
+                stack.enter_context(record.held(partial(tell, console)))
                 plan = plan.renewed(record)
             execution = execute_plan(plan, record, options, console)
         if execution.interrupted:
@@ -141,31 +146,6 @@ def _trained(options: Options, data: Sequence[TaskData], console: Console) -> tu
             )
         record.refresh()
     return record, plan
-
-
-def _estimate(
-    record: "RecordWriter",
-    plan: "Plan",
-    settings: Mapping[str, Sequence[RlctConfig]],
-    options: Options,
-    console: Console,
-) -> None:
-    """Make the estimates that are missing; settings are by trial key."""
-    from study.commands.views.rlct import EstimateProgress
-    from study.engine.estimation import jobs_to_do, run_jobs
-    from study.engine.runners import make_runner
-
-    finished = record.finished()
-    trials = {key: finished[key] for key in settings}
-    with record.held(partial(_tell, console)):
-        jobs = jobs_to_do(record, trials, settings)
-        if not jobs:
-            return
-        runner = make_runner(options.runner, options.resources, options.stores, plan.spec.name, tell=console.print)
-        with EstimateProgress(len(jobs), console) as watch:
-            failed = run_jobs(jobs, record, plan.data, runner, watch, partial(_tell, console))
-    if failed:
-        raise StudyError(f"rlct.step_size: auto: {failed} estimates failed. Run the same command again.")
 
 
 def _table(trials: Sequence["FinishedTrial"], networks: Sequence[Mapping[float, Sequence["Sampled"]]]) -> Table:
@@ -181,7 +161,3 @@ def _table(trials: Sequence["FinishedTrial"], networks: Sequence[Mapping[float, 
             cells.append(f"{verdict}, {max(network.bias for network in of_trial[step]):.1%}")
         table.add_row(f"{step:g}", *cells)
     return table
-
-
-def _tell(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)

@@ -27,6 +27,8 @@ FACTORS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625)
 # An estimate may be raised by at most this share by finite steps and the noise of batches.
 MOST_BIAS = 0.02
 MOST_REPLICATES = 2
+# What is added to the name of a study for that of its ends: this, and so many digits of a digest.
+SUFFIX, DIGITS = ".step-size-", 8
 
 
 def check_auto(spec: StudySpec) -> None:
@@ -44,10 +46,11 @@ def check_auto(spec: StudySpec) -> None:
         raise StudyError("rlct.step_size: auto is for one task, as each task has settings of its own. Give a number.")
     if "rlct_step_size" in spec.names:
         raise StudyError("rlct.step_size: auto is given, and the trials vary it. Give it once.")
-    if len(spec.name) + len(_suffix("")) > LONGEST_NAME:
+    longest = LONGEST_NAME - len(SUFFIX) - DIGITS
+    if len(spec.name) > longest:
         raise StudyError(
-            f"name: with rlct.step_size auto it has at most {LONGEST_NAME - len(_suffix(''))} characters, as "
-            f"{_suffix('')!r} is added to it."
+            f"name: with rlct.step_size auto it has at most {longest} characters, as {SUFFIX!r} and {DIGITS} digits "
+            "are added to it."
         )
 
 
@@ -89,7 +92,7 @@ def study_of_extremes(spec: StudySpec) -> StudySpec:
         "observer": {"epochs": 0},
         "budget": spec.budget.model_dump(mode="json", exclude={"trials"}),
     }
-    name = f"{spec.name}{_suffix(hashlib.sha256(canonical(raw)).hexdigest())}"
+    name = f"{spec.name}{SUFFIX}{hashlib.sha256(canonical(raw)).hexdigest()[:DIGITS]}"
     question = f"Which step size of the rlct's sampler suits all networks of the study {spec.name}?"
     return build_spec(raw | {"name": name, "question": question}, name)
 
@@ -145,11 +148,6 @@ def _point(config: TrialConfig, names: Sequence[str]) -> dict[str, Any]:
         # A baseline has no target, whichever is named.
         point[TARGET] = "+".join(map(str, config.self_model.target_depths)) or "last"
     return point
-
-
-def _suffix(digest: str) -> str:
-    """What is added to the name of a study for that of its ends."""
-    return f".step-size-{digest[:8]:0<8}"
 
 
 def _parameters(config: TrialConfig) -> int:

@@ -363,17 +363,14 @@ class RecordReader:
         """Keys of trial and settings for every repeated rlct estimate over all replicates of its trial."""
         return set(self._estimates())
 
-    def estimate(self, key: str, settings_key: str) -> EstimateOutcome:
-        """The repeated estimate of a trial with these settings.
-
-        Raises:
-            StudyError: the record does not have it.
-        """
-        if (run := self._estimates().get((key, settings_key))) is None:
-            raise StudyError(f"the trial {key} has no estimate with the settings {settings_key}: run it again.")
-        with tempfile.TemporaryDirectory() as folder:
-            text = self.download(run.info.run_id, Artifact.ESTIMATE, Path(folder)).read_text()
-        return EstimateOutcome.from_json(json.dumps(json.loads(text)["outcome"]))
+    def estimates(self) -> dict[tuple[str, str], EstimateOutcome]:
+        """The repeated rlct estimates that `estimated` names."""
+        found = {}
+        for keys, run in self._estimates().items():
+            with tempfile.TemporaryDirectory() as folder:
+                text = self.download(run.info.run_id, Artifact.ESTIMATE, Path(folder)).read_text()
+            found[keys] = EstimateOutcome.from_json(json.dumps(json.loads(text)["outcome"]))
+        return found
 
     def _estimates(self) -> dict[tuple[str, str], Run]:
         """The runs of repeated estimates over all replicates of their trials, by keys of trial and settings."""

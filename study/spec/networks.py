@@ -110,6 +110,7 @@ def _check_combinations(spec: "StudySpec", base: Values) -> None:
     sizes = {name: values for name, values in of_networks.items() if len(numbers_in(values)) == len(values)}
     largest = {name: max(values) for name, values in sizes.items()}
     smallest = {name: min(values) for name, values in sizes.items()}
+    networks = [largest] if smallest == largest else [smallest, largest]
     names = [name for name in spec.names if FIELDS[name].role not in ("task", "target") and name not in sizes]
     ends = [of_networks.get(name) or _ends(spec.dimension(name, base | largest)) for name in names]
     combinations: Iterator[tuple[Any, ...]] = product(*ends)
@@ -117,7 +118,7 @@ def _check_combinations(spec: "StudySpec", base: Values) -> None:
         draw = random.Random(0)
         combinations = (tuple(draw.choice(values) for values in ends) for _ in range(MOST_COMBINED))
     for chosen in islice(combinations, MOST_COMBINED):
-        for network in (smallest, largest):
+        for network in networks:
             spec.make_trial(base | network | {TARGET: "last"} | dict(zip(names, chosen, strict=True)))
 
 

@@ -205,9 +205,10 @@ def test_a_study_finds_its_step_once_and_goes_on_with_it(here: Path, capfd: pyte
     assert f"rlct.step_size auto: {step:g}, for all trials of the study" in said
     ends = RecordReader(stores, name_of_ends({}))
     assert len(ends.finished()) == 2
+    estimates = ends.estimates()
     networks = {
         each.step_size: [
-            network for key in ends.finished() for network in sampled(["ok", "ok"], ends.estimate(key, each.key()).rlct)
+            network for key in ends.finished() for network in sampled(["ok", "ok"], estimates[key, each.key()].rlct)
         ]
         for each in ladder(ends.spec().rlct)
     }

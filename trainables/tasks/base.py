@@ -17,6 +17,7 @@ import numpy as np
 
 from trainables.config import NetworkConfig, RlctConfig, TrainingConfig
 from trainables.errors import ConfigError, DataError
+from trainables.tasks.affine import change_images, draw_changes
 
 if TYPE_CHECKING:
     import torch
@@ -225,6 +226,8 @@ class Task(ABC):
     needs_data_root: ClassVar[bool]
     # Whether training.augment can be true: `augment` then changes images. The recipe says whether it is.
     augments: ClassVar[bool] = False
+    # Whether it mirrors them too: the mirror image of a photograph is one, that of a digit is none.
+    mirrors: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, root: Path | None) -> TaskData:
@@ -236,11 +239,17 @@ class Task(ABC):
 
     def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
         """Draw the random changes of one epoch, (samples, k), decided by the state of the generator."""
-        raise NotImplementedError(f"task {self.name!r} has no augmentation")
+        self._check_augments()
+        return draw_changes(samples, self.shape.inputs.shape[-1], self.mirrors, generator)
 
     def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
         """Apply changes (B, k) to inputs (B, …)."""
-        raise NotImplementedError(f"task {self.name!r} has no augmentation")
+        self._check_augments()
+        return change_images(inputs, changes)
+
+    def _check_augments(self) -> None:
+        if not self.augments:
+            raise NotImplementedError(f"task {self.name!r} has no augmentation")
 
 
 def verify_file(path: Path, expected: str, data_set: str) -> None:

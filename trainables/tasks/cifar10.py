@@ -1,22 +1,15 @@
 """CIFAR-10 through torchvision, verified file by file, and its augmentation."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from trainables.config import NetworkConfig, RlctConfig, TrainingConfig
-from trainables.tasks.affine import change_images, draw_changes
 from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData, verify_file
 from trainables.tasks.download import fetch_missing
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 SHA256 = {
     "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
@@ -38,6 +31,7 @@ class Cifar10(Task):
     needs_data_root: ClassVar[bool] = True
     shape: ClassVar[DataShape] = DataShape(InputSpec((3, SIDE, SIDE)), 10, 50_000, 10_000)
     augments: ClassVar[bool] = True
+    mirrors: ClassVar[bool] = True
     # Premakumar et al. (2024), arXiv 2407.10188, and its released code; the targets are the outputs of the last
     # residual block and of the hidden layer.
     recipe: ClassVar[Recipe] = Recipe(
@@ -69,12 +63,6 @@ class Cifar10(Task):
             test_inputs=_scaled(test.data),
             test_labels=np.asarray(test.targets, np.int64),
         )
-
-    def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
-        return draw_changes(samples, SIDE, mirrors=True, generator=generator)
-
-    def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
-        return change_images(inputs, changes)
 
 
 def _scaled(images: np.ndarray) -> np.ndarray:

@@ -1,19 +1,12 @@
 """scikit-learn's handwritten digits: 1,797 real 8×8 images that come with the library."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from trainables.config import RlctConfig, TrainingConfig
-from trainables.tasks.affine import change_images, draw_changes
 from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 
 class Digits(Task):
@@ -45,10 +38,3 @@ class Digits(Task):
             inputs, labels, test_size=0.2, stratify=labels, random_state=0
         )
         return TaskData(self.name, 10, train_inputs, train_labels, test_inputs, test_labels)
-
-    def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
-        # Not mirrored: a mirrored digit is none, or another one.
-        return draw_changes(samples, 8, mirrors=False, generator=generator)
-
-    def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
-        return change_images(inputs, changes)

@@ -1,22 +1,15 @@
 """MNIST, downloaded by torchvision and verified file by file."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from trainables.config import RlctConfig, TrainingConfig
-from trainables.tasks.affine import change_images, draw_changes
 from trainables.tasks.base import DataShape, InputSpec, Recipe, Task, TaskData, verify_file
 from trainables.tasks.download import fetch_missing
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -57,13 +50,6 @@ class Mnist(Task):
             test_inputs=_scaled(test_images),
             test_labels=test_labels.astype(np.int64),
         )
-
-    def augmentation(self, samples: int, generator: torch.Generator) -> Tensor:
-        # Not mirrored: a mirrored digit is none, or another one.
-        return draw_changes(samples, 28, mirrors=False, generator=generator)
-
-    def augment(self, inputs: Tensor, changes: Tensor) -> Tensor:
-        return change_images(inputs, changes)
 
 
 def _read_idx(path: Path) -> np.ndarray:
